@@ -1,0 +1,58 @@
+//! Every bound of the protocol, as a named constant with its unit.
+
+/// Version of the client protocol that this crate speaks.
+pub const CLIENT_PROTOCOL_VERSION: u16 = 1;
+
+/// TLS application protocol of client connections.
+pub const CLIENT_ALPN: &[u8] = b"lockd/1";
+
+/// TLS application protocol of connections between the nodes of a cell.
+pub const PEER_ALPN: &[u8] = b"lockd-peer/1";
+
+/// Largest payload of one frame, bytes. Checked before anything is allocated.
+pub const FRAME_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of the length that precedes a frame's payload.
+pub const FRAME_PREFIX_BYTES: usize = 4;
+
+/// Longest lock name, bytes of UTF-8.
+pub const LOCK_NAME_BYTES_MAX: usize = 256;
+
+/// Longest free text (a session's label, the reason of a break), bytes of UTF-8.
+pub const TEXT_BYTES_MAX: usize = 256;
+
+/// Shortest session TTL, milliseconds.
+pub const TTL_MIN_MS: u64 = 500;
+
+/// Longest session TTL, milliseconds (24 hours).
+pub const TTL_MAX_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// How far a client may run ahead of its lowest unanswered request, requests.
+///
+/// The node remembers the answers of this many requests per session, so that a retry gets the
+/// first answer. A client that is further ahead is refused.
+pub const SESSION_WINDOW: u64 = 1024;
+
+/// Most acquisitions (held or waited for) of one session.
+pub const ACQUISITIONS_PER_SESSION_MAX: usize = 1 << 20;
+
+/// Most items in one page of a listing. A page also ends where its frame would be full.
+pub const PAGE_ITEMS_MAX: u32 = 1000;
+
+/// Longest printable ticket, bytes.
+pub const TICKET_TEXT_BYTES_MAX: usize = 640;
+
+/// Tokens stay below this, so that they fit a database's signed 64-bit integer.
+pub const TOKEN_END: u64 = 1 << 63;
+
+/// Bits of a token that count grants; the bits above hold the cell's restore epoch.
+pub const TOKEN_COUNTER_BITS: u32 = 48;
+
+/// Assumed bound on how far any two clocks' rates may differ from true time, parts per thousand.
+///
+/// A client shortens its lease by twice this bound (both clocks may be off).
+pub const CLOCK_RATE_BOUND_PER_MILLE: u64 = 10;
+
+const _: () = assert!(TTL_MIN_MS < TTL_MAX_MS);
+const _: () = assert!(LOCK_NAME_BYTES_MAX + TEXT_BYTES_MAX + 1024 < FRAME_BYTES_MAX);
+const _: () = assert!(TOKEN_COUNTER_BITS < 63);
