@@ -1,1 +1,3 @@
+//! The `lockd` command.
+
 fn main() {}

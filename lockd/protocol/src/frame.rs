@@ -28,17 +28,29 @@ pub enum FrameError {
 /// # Errors
 /// [`FrameError::TooLarge`] if it does not fit; `out` is left as it was.
 pub fn encode<T: Serialize>(message: &T, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    encode_with(out, |out| {
+        let written = postcard::to_extend(message, Appender(out));
+        written
+            .map(drop)
+            .map_err(|error| FrameError::Malformed(error.to_string()))
+    })
+}
+
+/// Appends one frame whose payload `write` appends.
+///
+/// # Errors
+/// What `write` returns, or [`FrameError::TooLarge`]; `out` is then left as it was.
+pub fn encode_with(
+    out: &mut Vec<u8>,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<(), FrameError>,
+) -> Result<(), FrameError> {
     let start = out.len();
     out.extend_from_slice(&[0; FRAME_PREFIX_BYTES]);
-    let written = postcard::to_extend(message, Appender(out));
-    if let Err(error) = written {
-        out.truncate(start);
-        return Err(FrameError::Malformed(error.to_string()));
-    }
+    let written = write(out);
     let length = out.len() - start - FRAME_PREFIX_BYTES;
-    if length > FRAME_BYTES_MAX {
+    if written.is_err() || length > FRAME_BYTES_MAX {
         out.truncate(start);
-        return Err(FrameError::TooLarge(length));
+        return written.and(Err(FrameError::TooLarge(length)));
     }
     out[start..start + FRAME_PREFIX_BYTES].copy_from_slice(&(length as u32).to_le_bytes());
     Ok(())
@@ -88,7 +100,11 @@ impl Decoder {
         decode(payload).map(Some)
     }
 
-    fn next_payload(&mut self) -> Result<Option<&[u8]>, FrameError> {
+    /// The next whole frame's payload, or `None` until more bytes are fed.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLarge`]: the stream is out of step and has to be closed.
+    pub fn next_payload(&mut self) -> Result<Option<&[u8]>, FrameError> {
         let rest = &self.buffer[self.consumed..];
         let Some((prefix, rest)) = rest.split_first_chunk::<FRAME_PREFIX_BYTES>() else {
             return Ok(None);

@@ -1,0 +1,52 @@
+//! Every bound of the server, as a named constant with its unit.
+
+use std::time::Duration;
+
+use lockd_protocol::limits::FRAME_BYTES_MAX;
+
+/// Most sessions of a cell. One more is refused as busy.
+pub const SESSIONS_MAX: usize = 1 << 20;
+
+/// Encoded commands that may wait for the log, bytes. More are refused as busy.
+pub const PENDING_COMMANDS_BYTES_MAX: usize = 8 << 20;
+
+/// Linearizable questions that may wait for their confirmation. More are refused as busy.
+pub const PENDING_QUERIES_MAX: usize = 64 * 1024;
+
+/// Renewals that may wait for their confirmation. More are dropped; clients repeat them.
+pub const PENDING_RENEWALS_MAX: usize = 1 << 20;
+
+/// Bytes that may wait to be written to one client. A client that does not read is cut off.
+pub const CLIENT_OUTBOX_BYTES_MAX: usize = 8 << 20;
+
+/// Bytes that may wait to be written to one peer. What does not fit is lost, as on any network.
+pub const PEER_OUTBOX_BYTES_MAX: usize = 16 << 20;
+
+/// Most client connections of a node.
+pub const CLIENT_CONNECTIONS_MAX: usize = 16 * 1024;
+
+/// A session is not expired before its deadline has been over for this long: what arrived in
+/// time is then certain to have been read.
+pub const EXPIRY_GRACE: Duration = Duration::from_millis(50);
+
+/// A gap between two turns of the node's loop beyond which it gives every session its full TTL
+/// again: it did not listen, so it must not judge.
+pub const STALL: Duration = Duration::from_millis(250);
+
+/// Most expiries proposed in one turn, so that a mass expiry does not starve renewals.
+pub const EXPIRIES_PER_TURN_MAX: usize = 1024;
+
+/// How long a handshake, and the first frame after it, may take.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection without any packet for this long is dead.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often an otherwise silent connection between nodes is probed.
+pub const PEER_KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// Pause before a lost connection to a peer is dialled again.
+pub const PEER_REDIAL: Duration = Duration::from_millis(100);
+
+const _: () = assert!(FRAME_BYTES_MAX < PEER_OUTBOX_BYTES_MAX);
+const _: () = assert!(FRAME_BYTES_MAX < CLIENT_OUTBOX_BYTES_MAX);

@@ -1,0 +1,152 @@
+//! Connections that others dial: peers by their node certificates, clients by their own.
+
+use std::rc::Rc;
+
+use lockd_protocol::client::ClientFrame;
+use lockd_protocol::frame::Decoder;
+use lockd_protocol::limits::{CLIENT_ALPN, PEER_ALPN};
+use lockd_protocol::roles::Role;
+use quinn::crypto::rustls::HandshakeData;
+use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, VarInt};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use super::core::clients::ConnectionId;
+use super::shell::Shell;
+use super::{clock, peers, tls, transport};
+use crate::limits::{CLIENT_CONNECTIONS_MAX, HANDSHAKE_TIMEOUT};
+
+/// Accepts connections for as long as the endpoint lives.
+pub(super) async fn accept_connections(shell: Rc<Shell>, endpoint: Endpoint) {
+    while let Some(incoming) = endpoint.accept().await {
+        spawn_local(serve_connection(shell.clone(), incoming));
+    }
+}
+
+async fn serve_connection(shell: Rc<Shell>, incoming: Incoming) {
+    let address = incoming.remote_address();
+    let Ok(handshake) = timeout(HANDSHAKE_TIMEOUT, incoming).await else {
+        tracing::info!(%address, "a handshake took too long");
+        return;
+    };
+    let connection = match handshake {
+        Ok(connection) => connection,
+        Err(error) => {
+            tracing::info!(%address, %error, "a handshake failed");
+            return;
+        }
+    };
+    let protocol = protocol_of(&connection);
+    let speaks = |alpn: &[u8]| protocol.as_deref() == Some(alpn);
+    match role_of(&connection) {
+        Some(Role::Node(peer)) if speaks(PEER_ALPN) => {
+            peers::listen(shell, connection, peer).await;
+        }
+        Some(Role::Client(name)) if speaks(CLIENT_ALPN) => {
+            if shell.core().client_count() >= CLIENT_CONNECTIONS_MAX {
+                return connection.close(transport::CLOSE_TOO_MANY, b"too many connections");
+            }
+            serve_client(&shell, &connection, name).await;
+        }
+        role => {
+            tracing::warn!(%address, ?role, "a certificate of the wrong role");
+            let reason = match role {
+                Some(Role::Node(_)) => "a node's certificate cannot be used by a client",
+                Some(Role::Client(_)) => "a client's certificate cannot be used by a node",
+                None => "the certificate is neither a node's nor a client's",
+            };
+            connection.close(transport::CLOSE_WRONG_ROLE, reason.as_bytes());
+        }
+    }
+}
+
+fn protocol_of(connection: &Connection) -> Option<Vec<u8>> {
+    connection
+        .handshake_data()?
+        .downcast::<HandshakeData>()
+        .ok()?
+        .protocol
+}
+
+fn role_of(connection: &Connection) -> Option<Role> {
+    let chain = connection
+        .peer_identity()?
+        .downcast::<Vec<CertificateDer<'static>>>()
+        .ok()?;
+    chain.first().and_then(tls::role_of)
+}
+
+/// Speaks with a client on the one stream that it opens.
+async fn serve_client(shell: &Rc<Shell>, connection: &Connection, name: String) {
+    let Ok(Ok((send, receive))) = timeout(HANDSHAKE_TIMEOUT, connection.accept_bi()).await else {
+        return connection.close(transport::CLOSE_BAD_BYTES, b"no stream was opened");
+    };
+    let (id, notify) = shell.join(name);
+    spawn_local(write_frames(
+        shell.clone(),
+        connection.clone(),
+        send,
+        id,
+        notify.clone(),
+    ));
+    read_frames(shell, receive, id).await;
+    shell.leave(id);
+    // Ends the writer.
+    notify.notify_one();
+}
+
+async fn read_frames(shell: &Shell, mut stream: RecvStream, id: ConnectionId) {
+    let mut decoder = Decoder::default();
+    while let Ok(Some(chunk)) = stream.read_chunk(transport::READ_BYTES, true).await {
+        decoder.feed(&chunk.bytes);
+        let now = clock::now();
+        loop {
+            match decoder.next::<ClientFrame>() {
+                Ok(Some(frame)) => shell.core().client_frame(now, id, frame),
+                Ok(None) => break,
+                Err(error) => {
+                    shell.core().client_misbehaved(id, error.to_string());
+                    shell.wake();
+                    // The writer says goodbye and closes; nothing that follows can be read.
+                    let _ = stream.stop(VarInt::from_u32(0));
+                    return connection_end(&mut stream).await;
+                }
+            }
+        }
+        shell.wake();
+    }
+}
+
+/// Waits until the stream is over, however it ends.
+async fn connection_end(stream: &mut RecvStream) {
+    let _ = timeout(HANDSHAKE_TIMEOUT, stream.received_reset()).await;
+}
+
+async fn write_frames(
+    shell: Rc<Shell>,
+    connection: Connection,
+    mut stream: SendStream,
+    id: ConnectionId,
+    notify: Rc<Notify>,
+) {
+    let mut spare = Vec::new();
+    loop {
+        notify.notified().await;
+        let outgoing = shell.core().take_outgoing(id, std::mem::take(&mut spare));
+        let Some(outgoing) = outgoing else {
+            return connection.close(transport::CLOSE_DISMISSED, b"");
+        };
+        if stream.write_all(&outgoing.bytes).await.is_err() {
+            return connection.close(transport::CLOSE_DISMISSED, b"");
+        }
+        if outgoing.close {
+            let _ = stream.finish();
+            let _ = timeout(HANDSHAKE_TIMEOUT, stream.stopped()).await;
+            return connection.close(transport::CLOSE_DISMISSED, b"");
+        }
+        spare = outgoing.bytes;
+        spare.clear();
+    }
+}

@@ -1,0 +1,255 @@
+//! The node's side of its client connections: who they are, which sessions they speak for, and
+//! what is to be written to them.
+
+use std::collections::{HashMap, HashSet};
+
+use lockd_protocol::client::NodeFrame;
+use lockd_protocol::{Nonce, SessionId, frame};
+
+use crate::limits::CLIENT_OUTBOX_BYTES_MAX;
+
+/// A client connection of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// All client connections.
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    connections: HashMap<ConnectionId, Connection>,
+    routes: HashMap<SessionId, ConnectionId>,
+    opening: HashMap<Nonce, ConnectionId>,
+    /// Connections with something to write, each once.
+    dirty: Vec<ConnectionId>,
+    last: u64,
+}
+
+#[derive(Debug, Default)]
+struct Connection {
+    /// Certificate name of the client, for log lines.
+    name: String,
+    welcomed: bool,
+    outbox: Vec<u8>,
+    dirty: bool,
+    /// To be closed once the outbox is written.
+    closing: bool,
+    sessions: HashSet<SessionId>,
+    nonces: HashSet<Nonce>,
+}
+
+/// What the shell is to write to a connection.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Whole frames.
+    pub bytes: Vec<u8>,
+    /// Close the connection behind them.
+    pub close: bool,
+}
+
+impl Clients {
+    pub(super) fn join(&mut self, name: String) -> ConnectionId {
+        self.last += 1;
+        let id = ConnectionId(self.last);
+        self.connections.insert(
+            id,
+            Connection {
+                name,
+                ..Connection::default()
+            },
+        );
+        id
+    }
+
+    pub(super) fn leave(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.remove(&id) else {
+            return;
+        };
+        for session in connection.sessions {
+            if self.routes.get(&session) == Some(&id) {
+                self.routes.remove(&session);
+            }
+        }
+        for nonce in connection.nonces {
+            if self.opening.get(&nonce) == Some(&id) {
+                self.opening.remove(&nonce);
+            }
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    pub(super) fn ids(&self) -> Vec<ConnectionId> {
+        self.connections.keys().copied().collect()
+    }
+
+    pub(super) fn name(&self, id: ConnectionId) -> &str {
+        self.connections
+            .get(&id)
+            .map_or("", |connection| &connection.name)
+    }
+
+    pub(super) fn is_welcomed(&self, id: ConnectionId) -> bool {
+        self.connections
+            .get(&id)
+            .is_some_and(|connection| connection.welcomed)
+    }
+
+    pub(super) fn is_closing(&self, id: ConnectionId) -> bool {
+        self.connections
+            .get(&id)
+            .is_none_or(|connection| connection.closing)
+    }
+
+    pub(super) fn welcome(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.welcomed = true;
+        }
+    }
+
+    /// Frames about `session` go to this connection from now on.
+    pub(super) fn bind(&mut self, session: SessionId, id: ConnectionId) {
+        if self.routes.insert(session, id) == Some(id) {
+            return;
+        }
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.sessions.insert(session);
+        }
+    }
+
+    /// The answer to an attempt to open a session goes to this connection.
+    pub(super) fn bind_nonce(&mut self, nonce: Nonce, id: ConnectionId) {
+        self.opening.insert(nonce, id);
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.nonces.insert(nonce);
+        }
+    }
+
+    /// The connection that tried to open a session under `nonce`.
+    pub(super) fn take_nonce(&mut self, nonce: Nonce) -> Option<ConnectionId> {
+        let id = self.opening.remove(&nonce)?;
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.nonces.remove(&nonce);
+        }
+        Some(id)
+    }
+
+    pub(super) fn route(&self, session: SessionId) -> Option<ConnectionId> {
+        self.routes.get(&session).copied()
+    }
+
+    pub(super) fn unbind(&mut self, session: SessionId) {
+        let Some(id) = self.routes.remove(&session) else {
+            return;
+        };
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.sessions.remove(&session);
+        }
+    }
+
+    /// Queues a frame for a connection. One that does not read is cut off.
+    pub(super) fn send(&mut self, id: ConnectionId, message: &NodeFrame) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        if connection.closing {
+            return;
+        }
+        if let Err(error) = frame::encode(message, &mut connection.outbox) {
+            tracing::error!(client = connection.name, %error, "an answer does not fit a frame");
+            connection.closing = true;
+        }
+        if connection.outbox.len() > CLIENT_OUTBOX_BYTES_MAX {
+            tracing::warn!(
+                client = connection.name,
+                "the client does not read its answers"
+            );
+            connection.outbox.clear();
+            connection.closing = true;
+        }
+        if !connection.dirty {
+            connection.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    /// Queues a farewell; the connection is closed behind it.
+    pub(super) fn dismiss(&mut self, id: ConnectionId, reason: String) {
+        self.send(id, &NodeFrame::Bye { reason });
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.closing = true;
+        }
+    }
+
+    /// The connections that have something to write since the last call.
+    pub(super) fn take_dirty(&mut self) -> Vec<ConnectionId> {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// What is to be written to a connection. `spare` becomes its next outbox.
+    pub(super) fn take_outgoing(&mut self, id: ConnectionId, spare: Vec<u8>) -> Option<Outgoing> {
+        let connection = self.connections.get_mut(&id)?;
+        connection.dirty = false;
+        let bytes = std::mem::replace(&mut connection.outbox, spare);
+        Some(Outgoing {
+            bytes,
+            close: connection.closing,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clients() -> (Clients, ConnectionId) {
+        let mut clients = Clients::default();
+        let id = clients.join("test".to_owned());
+        (clients, id)
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_cut_off() {
+        let (mut clients, id) = clients();
+        let long = NodeFrame::Bye {
+            reason: "x".repeat(60_000),
+        };
+        for _ in 0..CLIENT_OUTBOX_BYTES_MAX / 60_000 + 1 {
+            clients.send(id, &long);
+        }
+        let outgoing = clients.take_outgoing(id, Vec::new()).expect("connected");
+        assert!(outgoing.close && outgoing.bytes.len() <= CLIENT_OUTBOX_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_session_is_routed_to_the_connection_that_spoke_for_it_last() {
+        let (mut clients, first) = clients();
+        let second = clients.join("test".to_owned());
+        clients.bind(SessionId(1), first);
+        clients.bind(SessionId(1), second);
+        clients.leave(first);
+        assert_eq!(clients.route(SessionId(1)), Some(second));
+        clients.leave(second);
+        assert_eq!(clients.route(SessionId(1)), None);
+    }
+
+    #[test]
+    fn a_connection_is_dirty_once_until_its_outbox_is_taken() {
+        let (mut clients, id) = clients();
+        let redirect = NodeFrame::Redirect { leader: None };
+        clients.send(id, &redirect);
+        clients.send(id, &redirect);
+        assert_eq!(clients.take_dirty(), [id]);
+        clients.send(id, &redirect);
+        assert_eq!(clients.take_dirty(), []);
+        assert!(
+            !clients
+                .take_outgoing(id, Vec::new())
+                .expect("connected")
+                .bytes
+                .is_empty()
+        );
+        clients.send(id, &redirect);
+        assert_eq!(clients.take_dirty(), [id]);
+    }
+}

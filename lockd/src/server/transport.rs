@@ -1,0 +1,77 @@
+//! QUIC settings. The library's defaults are for file transfer; ours are for small frames on a
+//! few long streams.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{
+    Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime,
+    TransportConfig, VarInt,
+};
+
+use crate::limits::{IDLE_TIMEOUT, PEER_KEEP_ALIVE};
+
+/// Bytes read from a stream at once.
+pub(super) const READ_BYTES: usize = 64 * 1024;
+
+/// Largest datagram that is tried, bytes: a jumbo frame's. Smaller paths are discovered.
+const MTU_UPPER_BOUND: u16 = 8952;
+
+/// Size asked for the socket's buffers, bytes. The kernel may give less.
+const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+
+/// Connection closed because the certificate is of the wrong role for the protocol.
+pub(super) const CLOSE_WRONG_ROLE: VarInt = VarInt::from_u32(1);
+/// Connection closed because its bytes made no sense.
+pub(super) const CLOSE_BAD_BYTES: VarInt = VarInt::from_u32(2);
+/// Connection closed because the node stops.
+pub(super) const CLOSE_STOPPING: VarInt = VarInt::from_u32(3);
+/// Connection closed because the node has too many.
+pub(super) const CLOSE_TOO_MANY: VarInt = VarInt::from_u32(4);
+/// Connection closed after its farewell was written.
+pub(super) const CLOSE_DISMISSED: VarInt = VarInt::from_u32(5);
+
+/// What both kinds of connections have in common.
+fn base_transport() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport.max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok());
+    transport.send_fairness(false);
+    transport.datagram_receive_buffer_size(None);
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(MTU_UPPER_BOUND);
+    transport.mtu_discovery_config(Some(discovery));
+    transport
+}
+
+/// Settings of connections that others dial.
+fn server_transport() -> TransportConfig {
+    let mut transport = base_transport();
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(1));
+    transport.max_concurrent_uni_streams(VarInt::from_u32(1));
+    transport
+}
+
+/// Settings of connections to peers.
+pub(super) fn peer_transport() -> TransportConfig {
+    let mut transport = base_transport();
+    transport.keep_alive_interval(Some(PEER_KEEP_ALIVE));
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(0));
+    transport.max_concurrent_uni_streams(VarInt::from_u32(0));
+    transport
+}
+
+/// The node's UDP socket with QUIC on it.
+pub(super) fn bind(address: SocketAddr, tls: Arc<QuicServerConfig>) -> std::io::Result<Endpoint> {
+    let socket = UdpSocket::bind(address)?;
+    // Best effort: with small buffers bursts are lost and sent again, nothing worse.
+    let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES);
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES);
+    let mut config = ServerConfig::with_crypto(tls);
+    config.transport_config(Arc::new(server_transport()));
+    let runtime = Arc::new(TokioRuntime);
+    Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)
+}
+
+/// How long a node that stops waits for its farewells to be heard.
+pub(super) const FAREWELL: std::time::Duration = std::time::Duration::from_millis(300);
