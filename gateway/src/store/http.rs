@@ -1,0 +1,242 @@
+//! HTTP in front of the store: connections, limits, routes. Decides nothing about tokens.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode, header};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use lockd_protocol::ticket::Verifier;
+use rustls::ServerConfig;
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+use super::engine::{Action, Store};
+use super::{key, problem};
+use crate::fence::refusal::Refusal;
+use crate::fence::set::TicketSet;
+use crate::limits::{
+    HTTP_BODY_TIMEOUT, HTTP_BUFFER_BYTES, HTTP_HEADER_TIMEOUT, HTTP_HEADERS_MAX, VALUE_BYTES_MAX,
+};
+use crate::rules::KeyRules;
+use crate::tickets;
+
+/// The header that carries tickets, several separated by spaces.
+pub const TICKET_HEADER: &str = "fencing-token";
+
+type Answer = Response<Full<Bytes>>;
+
+/// What every request needs.
+#[derive(Debug)]
+pub struct Service {
+    /// The values and the marks.
+    pub store: Store,
+    /// Checks tickets.
+    pub verifier: Verifier,
+    /// Which locks cover which keys.
+    pub rules: KeyRules,
+    /// Most connections served at once.
+    pub connections: usize,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
+}
+
+/// Serves until the future that runs it is dropped.
+pub async fn serve(listener: TcpListener, service: Arc<Service>, tls: Option<Arc<ServerConfig>>) {
+    let places = Arc::new(Semaphore::new(service.connections));
+    let acceptor = tls.map(TlsAcceptor::from);
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: a moment later there may be some.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let (service, acceptor) = (Arc::clone(&service), acceptor.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            let _ = stream.set_nodelay(true);
+            let Some(acceptor) = acceptor else {
+                return converse(stream, service).await;
+            };
+            let handshake = acceptor.accept(stream);
+            match tokio::time::timeout(service.handshake_timeout, handshake).await {
+                Ok(Ok(stream)) => converse(stream, service).await,
+                Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+                Err(_) => tracing::debug!("TLS handshake took too long"),
+            }
+        });
+    }
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, service: Arc<Service>) {
+    let answer = service_fn(|request| {
+        let service = Arc::clone(&service);
+        async move { Ok::<_, Infallible>(service.answer(request).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HTTP_HEADER_TIMEOUT)
+        .max_headers(HTTP_HEADERS_MAX)
+        .max_buf_size(HTTP_BUFFER_BYTES)
+        .serve_connection(TokioIo::new(stream), answer)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection ended");
+    }
+}
+
+impl Service {
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let outcome = match request.uri().path().strip_prefix("/kv/").map(str::to_owned) {
+            Some(encoded) => self.key_value(&encoded, request).await,
+            None if request.uri().path() == "/fences" && request.method() == Method::GET => {
+                self.fences()
+            }
+            None => Err(problem::plain(
+                StatusCode::NOT_FOUND,
+                "there is /kv/<key> and /fences".into(),
+            )),
+        };
+        outcome.unwrap_or_else(|problem| problem)
+    }
+
+    async fn key_value(&self, encoded: &str, request: Request<Incoming>) -> Result<Answer, Answer> {
+        let key = key::decode(encoded)
+            .map_err(|error| problem::plain(StatusCode::BAD_REQUEST, error.to_string()))?;
+        let shown = self
+            .shown(&request)
+            .map_err(|refusal| problem::refusal(&refusal))?;
+        match *request.method() {
+            Method::GET => self.get(&key, shown).await,
+            Method::PUT => {
+                self.check_cover(&key, &shown)?;
+                let value = body(request.into_body()).await?;
+                self.write(shown, Action::Put(key, value)).await
+            }
+            Method::DELETE => {
+                self.check_cover(&key, &shown)?;
+                self.write(shown, Action::Delete(key)).await
+            }
+            _ => {
+                let mut answer = problem::plain(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "a key takes GET, PUT and DELETE".into(),
+                );
+                let allowed = header::HeaderValue::from_static("GET, PUT, DELETE");
+                answer.headers_mut().insert(header::ALLOW, allowed);
+                Err(answer)
+            }
+        }
+    }
+
+    fn shown(&self, request: &Request<Incoming>) -> Result<TicketSet, Refusal> {
+        let mut text = String::new();
+        for value in request.headers().get_all(TICKET_HEADER) {
+            text.push(' ');
+            // What is not ASCII is no ticket either; let verification say so.
+            text.push_str(value.to_str().unwrap_or("?"));
+        }
+        tickets::read(&self.verifier, &text)
+    }
+
+    fn check_cover(&self, key: &str, shown: &TicketSet) -> Result<(), Answer> {
+        if shown
+            .tickets()
+            .iter()
+            .any(|ticket| self.rules.covers(key, &ticket.lock))
+        {
+            return Ok(());
+        }
+        Err(problem::refusal(&Refusal::NoTicket {
+            resource: format!("key {key:?}"),
+            wanted: self.rules.wanted(key),
+        }))
+    }
+
+    async fn get(&self, key: &str, shown: TicketSet) -> Result<Answer, Answer> {
+        let value = self.store.get(shown, key).await;
+        match value.map_err(|error| problem::store_error(&error))? {
+            Some(value) => {
+                let mut answer = Response::new(Full::new(value));
+                let octets = header::HeaderValue::from_static("application/octet-stream");
+                answer.headers_mut().insert(header::CONTENT_TYPE, octets);
+                Ok(answer)
+            }
+            None => Err(problem::plain(
+                StatusCode::NOT_FOUND,
+                format!("no key {key:?}"),
+            )),
+        }
+    }
+
+    async fn write(&self, shown: TicketSet, action: Action) -> Result<Answer, Answer> {
+        let removes = matches!(action, Action::Delete(_));
+        let existed = self.store.perform(shown, action).await;
+        let existed = existed.map_err(|error| problem::store_error(&error))?;
+        if removes && !existed {
+            return Err(problem::plain(
+                StatusCode::NOT_FOUND,
+                "there was no such key".into(),
+            ));
+        }
+        let mut answer = Response::new(Full::default());
+        *answer.status_mut() = StatusCode::NO_CONTENT;
+        Ok(answer)
+    }
+
+    fn fences(&self) -> Result<Answer, Answer> {
+        let marks = self
+            .store
+            .marks()
+            .map_err(|error| problem::store_error(&error))?;
+        let fences: Vec<_> = marks
+            .into_iter()
+            .map(|(lock, token)| json!({ "lock": lock, "token": token.to_string() }))
+            .collect();
+        let text = json!({ "fences": fences }).to_string();
+        let mut answer = Response::new(Full::new(Bytes::from(text)));
+        let kind = header::HeaderValue::from_static("application/json");
+        answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+        Ok(answer)
+    }
+}
+
+async fn body(body: Incoming) -> Result<Bytes, Answer> {
+    let too_large = || {
+        problem::plain(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("a value has at most {VALUE_BYTES_MAX} bytes"),
+        )
+    };
+    if body.size_hint().lower() > VALUE_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
+    let limited = Limited::new(body, VALUE_BYTES_MAX).collect();
+    match tokio::time::timeout(HTTP_BODY_TIMEOUT, limited).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => Err(problem::plain(StatusCode::BAD_REQUEST, error.to_string())),
+        Err(_) => Err(problem::plain(
+            StatusCode::REQUEST_TIMEOUT,
+            format!(
+                "the body did not arrive within {} s",
+                HTTP_BODY_TIMEOUT.as_secs()
+            ),
+        )),
+    }
+}
