@@ -187,7 +187,8 @@ impl State {
             });
             return;
         };
-        session.acknowledge(acknowledged);
+        // Nobody can have the answer to what is being asked just now.
+        session.acknowledge(acknowledged.min(Sequence(sequence.0.saturating_sub(1))));
         match session.replay(sequence) {
             Replay::New => {}
             Replay::Acquisition(acquisition) => {
@@ -200,7 +201,7 @@ impl State {
                 return;
             }
         }
-        if sequence.0 > session.floor().0 + SESSION_WINDOW {
+        if sequence > session.window_end() {
             let refusal = Refusal::WindowExceeded {
                 sequence: sequence.0,
                 window: SESSION_WINDOW,

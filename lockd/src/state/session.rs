@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use lockd_protocol::client::Outcome;
+use lockd_protocol::limits::SESSION_WINDOW;
 use lockd_protocol::{LockName, Millis, Nonce, Sequence};
 use serde::{Deserialize, Serialize};
 
@@ -78,8 +79,9 @@ impl Session {
         &self.label
     }
 
-    pub(super) fn floor(&self) -> Sequence {
-        self.floor
+    /// The highest number that a request may have.
+    pub(super) fn window_end(&self) -> Sequence {
+        Sequence(self.floor.0.saturating_add(SESSION_WINDOW))
     }
 
     pub(super) fn acquisitions(&self) -> &BTreeMap<Sequence, Acquisition> {
@@ -133,8 +135,7 @@ impl Session {
 
     /// An acquisition was cancelled before it arrived: should it still arrive, it is void.
     pub(super) fn forbid(&mut self, acquire: Sequence) {
-        let within = acquire.0 <= self.floor.0 + lockd_protocol::limits::SESSION_WINDOW;
-        if within && !self.answers.contains_key(&acquire) {
+        if acquire <= self.window_end() && !self.answers.contains_key(&acquire) {
             self.answer(acquire, Outcome::Cancelled);
         }
     }

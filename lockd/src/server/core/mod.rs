@@ -14,6 +14,8 @@
 pub mod clients;
 mod leases;
 mod proposals;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use std::collections::{BTreeMap, VecDeque};
