@@ -91,13 +91,18 @@ async fn serve_client(shell: &Rc<Shell>, connection: &Connection, name: String) 
         id,
         notify.clone(),
     ));
-    read_frames(shell, receive, id).await;
+    read_frames(shell, connection, receive, id).await;
     shell.leave(id);
     // Ends the writer.
     notify.notify_one();
 }
 
-async fn read_frames(shell: &Shell, mut stream: RecvStream, id: ConnectionId) {
+async fn read_frames(
+    shell: &Shell,
+    connection: &Connection,
+    mut stream: RecvStream,
+    id: ConnectionId,
+) {
     let mut decoder = Decoder::default();
     while let Ok(Some(chunk)) = stream.read_chunk(transport::READ_BYTES, true).await {
         decoder.feed(&chunk.bytes);
@@ -111,17 +116,13 @@ async fn read_frames(shell: &Shell, mut stream: RecvStream, id: ConnectionId) {
                     shell.wake();
                     // The writer says goodbye and closes; nothing that follows can be read.
                     let _ = stream.stop(VarInt::from_u32(0));
-                    return connection_end(&mut stream).await;
+                    let _ = timeout(HANDSHAKE_TIMEOUT, connection.closed()).await;
+                    return;
                 }
             }
         }
         shell.wake();
     }
-}
-
-/// Waits until the stream is over, however it ends.
-async fn connection_end(stream: &mut RecvStream) {
-    let _ = timeout(HANDSHAKE_TIMEOUT, stream.received_reset()).await;
 }
 
 async fn write_frames(
