@@ -1,0 +1,275 @@
+//! How a client is set up: settings, their checks, and the first connection.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockd_protocol::limits::{TEXT_BYTES_MAX, TTL_MAX_MS, TTL_MIN_MS};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::client::Client;
+use crate::config::{ClientConfig, ConfigError};
+use crate::core::EndpointCore;
+use crate::error::ConnectError;
+use crate::handle::{Current, Session, Shared};
+use crate::link::{Dialer, Link};
+use crate::slot::SessionSettings;
+use crate::task::{Command, SlotId, Task};
+
+const TTL_DEFAULT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+
+/// A session is renewed this often within its TTL, unless said otherwise.
+const RENEWALS_PER_TTL: u32 = 3;
+
+/// Settings of a client and its first session.
+#[derive(Clone, Debug)]
+#[must_use = "nothing happens until `connect`"]
+pub struct ClientBuilder {
+    config: Option<ClientConfig>,
+    session: SessionChoice,
+    connect_timeout: Duration,
+    request_timeout: Duration,
+    open_session: bool,
+}
+
+/// Settings of one session.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionChoice {
+    pub(crate) ttl: Duration,
+    pub(crate) keepalive: Option<Duration>,
+    pub(crate) label: Option<String>,
+}
+
+impl SessionChoice {
+    pub(crate) fn new() -> SessionChoice {
+        SessionChoice {
+            ttl: TTL_DEFAULT,
+            keepalive: None,
+            label: None,
+        }
+    }
+
+    /// Checks what was chosen and fills in the rest.
+    pub(crate) fn settle(&self) -> Result<SessionSettings, ConnectError> {
+        let range = Duration::from_millis(TTL_MIN_MS)..=Duration::from_millis(TTL_MAX_MS);
+        if !range.contains(&self.ttl) {
+            let problem = format!("is {:?}: it must lie in {range:?}", self.ttl);
+            return Err(invalid("ttl", problem));
+        }
+        let keepalive = self.keepalive.unwrap_or(self.ttl / RENEWALS_PER_TTL);
+        if keepalive.is_zero() || keepalive > self.ttl / 2 {
+            let ttl = self.ttl;
+            let problem =
+                format!("are {keepalive:?} and {ttl:?}: renew at least twice within the TTL");
+            return Err(invalid("keepalive and ttl", problem));
+        }
+        let label = self.label.clone().unwrap_or_else(default_label);
+        if label.len() > TEXT_BYTES_MAX || label.chars().any(char::is_control) {
+            let problem =
+                format!("must be at most {TEXT_BYTES_MAX} bytes without control characters");
+            return Err(invalid("label", problem));
+        }
+        Ok(SessionSettings {
+            ttl: self.ttl,
+            keepalive,
+            label,
+        })
+    }
+}
+
+impl ClientBuilder {
+    pub(crate) fn new() -> ClientBuilder {
+        ClientBuilder {
+            config: None,
+            session: SessionChoice::new(),
+            connect_timeout: CONNECT_TIMEOUT_DEFAULT,
+            request_timeout: REQUEST_TIMEOUT_DEFAULT,
+            open_session: true,
+        }
+    }
+
+    /// The cell and this client's identity in it. Required.
+    pub fn config(mut self, config: ClientConfig) -> ClientBuilder {
+        self.config = Some(config);
+        self
+    }
+
+    /// The same, read from a `client.toml`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file or the field.
+    pub fn config_file(self, path: impl AsRef<Path>) -> Result<ClientBuilder, ConfigError> {
+        Ok(self.config(ClientConfig::load(path)?))
+    }
+
+    /// How long the session lives without a renewal: 10 s unless set. Whatever it holds is free
+    /// for others about this long after the client has died.
+    pub fn ttl(mut self, ttl: Duration) -> ClientBuilder {
+        self.session.ttl = ttl;
+        self
+    }
+
+    /// Time between two renewals while all is well: a third of the TTL unless set.
+    pub fn keepalive(mut self, keepalive: Duration) -> ClientBuilder {
+        self.session.keepalive = Some(keepalive);
+        self
+    }
+
+    /// Who this is, for operators: the program's name and process id unless set.
+    pub fn label(mut self, label: impl Into<String>) -> ClientBuilder {
+        self.session.label = Some(label.into());
+        self
+    }
+
+    /// How long [`connect`](ClientBuilder::connect), and the opening of any later session, may
+    /// take: 5 s unless set.
+    pub fn connect_timeout(mut self, timeout: Duration) -> ClientBuilder {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a request may stay without any answer, beyond the time it was told to wait for
+    /// the lock: 10 s unless set.
+    pub fn request_timeout(mut self, timeout: Duration) -> ClientBuilder {
+        self.request_timeout = timeout;
+        self
+    }
+
+    /// Opens no session until one is needed: for a client that only asks questions.
+    pub fn without_session(mut self) -> ClientBuilder {
+        self.open_session = false;
+        self
+    }
+
+    /// Connects to the cell and opens a session.
+    ///
+    /// Has to be called within a tokio runtime, on which the client's background task then runs.
+    ///
+    /// # Errors
+    /// [`ConnectError`] tells a cell that is out of reach from a configuration that is wrong.
+    pub async fn connect(self) -> Result<Client, ConnectError> {
+        let settings = self.session.settle()?;
+        let config = self.config.ok_or_else(|| {
+            let problem = "is missing: give `config` or `config_file`";
+            invalid("config", problem.to_owned())
+        })?;
+        config.check()?;
+        let until = Instant::now() + self.connect_timeout;
+        let dialer = Dialer::new(&config, settings.ttl)?;
+        let mut endpoints = EndpointCore::new(config.nodes.clone(), rand::random());
+        let first = first_link(
+            &dialer,
+            &mut endpoints,
+            &config,
+            until,
+            self.connect_timeout,
+        )
+        .await?;
+
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let shared = Shared::new(commands, self.request_timeout, self.connect_timeout);
+        let task = Task::new(receiver, dialer, endpoints, self.connect_timeout);
+        tokio::spawn(task.run(first));
+        new_session(Arc::new(shared), settings, self.open_session).await
+    }
+}
+
+/// Makes a slot in the background task and, if asked for, waits for its session.
+pub(crate) async fn new_session(
+    shared: Arc<Shared>,
+    settings: SessionSettings,
+    open: bool,
+) -> Result<Client, ConnectError> {
+    let slot = SlotId(shared.next_id());
+    let current = Arc::new(Current::default());
+    let within = shared.open_timeout;
+    let session = Session::new(slot, Arc::clone(&shared), Arc::clone(&current));
+    let (opener, opened) = oneshot::channel();
+    let command = Command::NewSlot {
+        slot,
+        settings,
+        current,
+        opener: open.then_some(opener),
+    };
+    let no_leader = ConnectError::NoLeader { within };
+    if shared.send(command).is_err() {
+        return Err(no_leader);
+    }
+    if open {
+        opened.await.unwrap_or(Err(no_leader))?;
+    }
+    Ok(Client::new(session))
+}
+
+/// The first connection. What no retry can mend ends it at once.
+async fn first_link(
+    dialer: &Dialer,
+    endpoints: &mut EndpointCore,
+    config: &ClientConfig,
+    until: Instant,
+    within: Duration,
+) -> Result<Link, ConnectError> {
+    let mut tried = String::from("no answer from any address");
+    loop {
+        let plan = endpoints.plan();
+        let round = async {
+            tokio::time::sleep(plan.delay).await;
+            dialer.clone().dial_any(plan.addresses).await
+        };
+        match tokio::time::timeout_at(until, round).await {
+            Ok(Ok(link)) => return Ok(link),
+            Ok(Err(mut errors)) => {
+                tried = errors.describe();
+                if let Some(lasting) = errors.lasting(config.cell) {
+                    return Err(lasting);
+                }
+                endpoints.all_failed();
+            }
+            Err(_) => return Err(ConnectError::Unreachable { within, tried }),
+        }
+    }
+}
+
+fn default_label() -> String {
+    let program = std::env::current_exe().ok();
+    let name = program.as_deref().and_then(Path::file_name);
+    let name = name.and_then(|name| name.to_str()).unwrap_or("client");
+    let short: String = name.chars().filter(|c| !c.is_control()).take(60).collect();
+    format!("{short}[{}]", std::process::id())
+}
+
+fn invalid(field: &'static str, problem: String) -> ConnectError {
+    ConnectError::Invalid { field, problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(change: impl FnOnce(&mut SessionChoice)) -> String {
+        let mut choice = SessionChoice::new();
+        change(&mut choice);
+        choice.settle().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_allowed() {
+        let settings = SessionChoice::new().settle().unwrap();
+        assert_eq!(settings.ttl, TTL_DEFAULT);
+        assert!(settings.keepalive < TTL_DEFAULT / 2);
+        assert!(!settings.label.is_empty());
+    }
+
+    #[test]
+    fn settings_that_are_not_allowed_are_named() {
+        assert!(problem(|c| c.ttl = Duration::from_millis(499)).contains("`ttl`"));
+        assert!(problem(|c| c.ttl = Duration::from_secs(86_401)).contains("`ttl`"));
+        let rare = problem(|c| c.keepalive = Some(Duration::from_secs(6)));
+        assert!(rare.contains("`keepalive and ttl`"), "{rare}");
+        assert!(problem(|c| c.label = Some("a\nb".into())).contains("`label`"));
+        assert!(problem(|c| c.label = Some("x".repeat(257))).contains("`label`"));
+    }
+}

@@ -1,0 +1,175 @@
+//! Which node to talk to, and how long to wait before trying. Connects to nothing itself.
+
+use std::time::Duration;
+
+use super::backoff::Backoff;
+
+/// Redirects followed in a row without being served, before they count as a failure.
+const REDIRECTS_MAX: u32 = 4;
+
+/// Shortest wait before a failed round over the nodes is repeated.
+const RETRY_MIN: Duration = Duration::from_millis(20);
+
+/// Longest wait before a failed round over the nodes is repeated.
+const RETRY_MAX: Duration = Duration::from_millis(500);
+
+/// What to try next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// How long to wait first.
+    pub delay: Duration,
+    /// The addresses to try, best first.
+    pub addresses: Vec<String>,
+}
+
+/// Chooses among the nodes of a cell: whoever led last or was named in a redirect first, then
+/// the others in turn.
+#[derive(Debug)]
+pub struct EndpointCore {
+    nodes: Vec<String>,
+    first: usize,
+    leader: Option<String>,
+    redirects: u32,
+    wait: bool,
+    backoff: Backoff,
+}
+
+impl EndpointCore {
+    /// A choice among these addresses. The seed spreads clients over the nodes.
+    #[must_use]
+    pub fn new(nodes: Vec<String>, seed: u64) -> EndpointCore {
+        let first = usize::try_from(seed % nodes.len().max(1) as u64).unwrap_or(0);
+        EndpointCore {
+            nodes,
+            first,
+            leader: None,
+            redirects: 0,
+            wait: false,
+            backoff: Backoff::new(RETRY_MIN, RETRY_MAX, seed),
+        }
+    }
+
+    /// What to try next.
+    pub fn plan(&mut self) -> Plan {
+        let delay = if std::mem::take(&mut self.wait) {
+            self.backoff.next_delay()
+        } else {
+            Duration::ZERO
+        };
+        let mut addresses: Vec<String> = self.leader.iter().cloned().collect();
+        let turn = self.nodes.iter().cycle().skip(self.first);
+        for node in turn.take(self.nodes.len()) {
+            if Some(node) != self.leader.as_ref() {
+                addresses.push(node.clone());
+            }
+        }
+        Plan { delay, addresses }
+    }
+
+    /// The node at `address` did what only a leader does.
+    pub fn served(&mut self, address: &str) {
+        if self.leader.as_deref() != Some(address) {
+            self.leader = Some(address.to_owned());
+        }
+        self.redirects = 0;
+        self.wait = false;
+        self.backoff.reset();
+    }
+
+    /// The node at `from` named `leader`. Says whether it is worth following at once.
+    pub fn redirected(&mut self, from: &str, leader: Option<&str>) -> bool {
+        self.redirects = self.redirects.saturating_add(1);
+        match leader {
+            Some(leader) if leader != from && self.redirects <= REDIRECTS_MAX => {
+                self.leader = Some(leader.to_owned());
+                true
+            }
+            _ => {
+                self.failed(from);
+                self.redirects = 0;
+                false
+            }
+        }
+    }
+
+    /// The node at `address` could not be reached, or was lost, or leads to nowhere.
+    pub fn failed(&mut self, address: &str) {
+        self.leader = None;
+        self.wait = true;
+        if let Some(at) = self.nodes.iter().position(|node| node == address) {
+            self.first = (at + 1) % self.nodes.len();
+        }
+    }
+
+    /// The connection to `address` ended after it had served: the others are tried at once.
+    pub fn lost(&mut self, address: &str) {
+        self.failed(address);
+        self.wait = false;
+    }
+
+    /// No node at all could be reached.
+    pub fn all_failed(&mut self) {
+        self.leader = None;
+        self.wait = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn core() -> EndpointCore {
+        let nodes = ["a:1", "b:1", "c:1"].map(str::to_owned).to_vec();
+        EndpointCore::new(nodes, 0)
+    }
+
+    #[test]
+    fn every_node_is_tried_in_turn() {
+        let mut core = core();
+        assert_eq!(core.plan().addresses, ["a:1", "b:1", "c:1"]);
+        core.failed("a:1");
+        assert_eq!(core.plan().addresses, ["b:1", "c:1", "a:1"]);
+    }
+
+    #[test]
+    fn a_redirect_is_followed_without_delay_even_to_an_address_that_was_not_configured() {
+        let mut core = core();
+        assert!(core.redirected("a:1", Some("d:9")));
+        let plan = core.plan();
+        assert_eq!(plan.delay, Duration::ZERO);
+        assert_eq!(plan.addresses, ["d:9", "a:1", "b:1", "c:1"]);
+    }
+
+    #[test]
+    fn nodes_that_redirect_to_each_other_for_ever_are_held_off() {
+        let mut core = core();
+        let mut followed = 0;
+        let (mut from, mut to) = ("a:1", "b:1");
+        while core.redirected(from, Some(to)) {
+            followed += 1;
+            (from, to) = (to, from);
+        }
+        assert_eq!(followed, REDIRECTS_MAX);
+        assert!(core.plan().delay > Duration::ZERO);
+    }
+
+    #[test]
+    fn a_node_without_a_leader_makes_the_client_wait_and_try_the_next() {
+        let mut core = core();
+        assert!(!core.redirected("a:1", None));
+        let plan = core.plan();
+        assert!(plan.delay > Duration::ZERO);
+        assert_eq!(plan.addresses.first().map(String::as_str), Some("b:1"));
+    }
+
+    #[test]
+    fn the_last_leader_is_tried_first_until_it_is_lost() {
+        let mut core = core();
+        core.served("b:1");
+        assert_eq!(core.plan().addresses, ["b:1", "a:1", "c:1"]);
+        core.lost("b:1");
+        let plan = core.plan();
+        assert_eq!(plan.delay, Duration::ZERO);
+        assert_eq!(plan.addresses, ["c:1", "a:1", "b:1"]);
+    }
+}

@@ -1,0 +1,26 @@
+//! The client's half of the protocol, without I/O.
+//!
+//! Nothing in here knows sockets, clocks, randomness, the environment or an async runtime: time
+//! and the seed for jitter are inputs. Feed a [`SessionCore`] with
+//! [`handle`](SessionCore::handle), drain it with [`poll_output`](SessionCore::poll_output), and
+//! call it again when [`next_timeout`](SessionCore::next_timeout) has come.
+//!
+//! * `session`: one session from its opening to its loss; ties the others together.
+//! * `renewal`: KeepAlives and the deadline that follows from them.
+//! * `requests`: sequence numbers, the window, what to send again after a reconnect.
+//! * `endpoint`: which node to talk to, and when.
+//! * `backoff`: how long to hold off.
+//! * `time`: points in time of the boot-time clock.
+
+mod backoff;
+mod endpoint;
+mod renewal;
+mod requests;
+mod session;
+mod time;
+
+pub use backoff::Backoff;
+pub use endpoint::{EndpointCore, Plan};
+pub use requests::RequestId;
+pub use session::{Ended, Input, Output, SessionCore, SessionOptions};
+pub use time::Time;

@@ -1,0 +1,308 @@
+//! What can go wrong, and what the caller may conclude from it.
+
+use std::time::Duration;
+
+use lockd_protocol::client::{EndReason, Refusal};
+use lockd_protocol::{CellId, InvalidName, SessionId};
+
+use crate::config::ConfigError;
+
+/// What the caller may conclude from an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// It was not done, and doing the same again would fail the same way.
+    Definite,
+    /// It was not done, and may be tried again.
+    Retry,
+    /// It may have been done or not.
+    Unknown,
+}
+
+/// Why a lock is not held any more. Final.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LostReason {
+    /// The session was not renewed before its deadline.
+    LeaseRanOut,
+    /// The cell ended the session.
+    SessionEnded(EndReason),
+    /// An operator is taking the lock.
+    Broken {
+        /// The operator's reason.
+        reason: String,
+    },
+    /// This client closed its session.
+    Closed,
+}
+
+impl std::fmt::Display for LostReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LostReason::LeaseRanOut => f.write_str("the lease ran out before it was renewed"),
+            LostReason::SessionEnded(EndReason::Expired) => f.write_str("the session expired"),
+            LostReason::SessionEnded(EndReason::Closed) | LostReason::Closed => {
+                f.write_str("the session was closed")
+            }
+            LostReason::SessionEnded(_) => f.write_str("the cell does not know the session"),
+            LostReason::Broken { reason } => write!(f, "broken by an operator: {reason}"),
+        }
+    }
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// A setting of the builder that is not allowed.
+    #[error("`{field}` {problem}")]
+    Invalid {
+        /// The setting, or the two that do not go together.
+        field: &'static str,
+        /// What is wrong, and what it should be.
+        problem: String,
+    },
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No UDP socket.
+    #[error("cannot open a UDP socket: {0}")]
+    Socket(std::io::Error),
+    /// No node could be reached.
+    #[error("no node of the cell could be reached within {within:?}: {tried}")]
+    Unreachable {
+        /// How long it was tried.
+        within: Duration,
+        /// Each address with what happened there.
+        tried: String,
+    },
+    /// A node refused this client's certificate.
+    #[error(
+        "{address} refused this client's certificate ({detail}): use one that was made for \
+         clients of this cell"
+    )]
+    CertificateRefused {
+        /// The node.
+        address: String,
+        /// The TLS alert.
+        detail: String,
+    },
+    /// A node's certificate was not made by the CA of this configuration.
+    #[error(
+        "the certificate of {address} is not trusted ({detail}): `ca` must be the CA of the cell"
+    )]
+    NodeNotTrusted {
+        /// The node.
+        address: String,
+        /// What the verifier said.
+        detail: String,
+    },
+    /// A node belongs to another cell.
+    #[error("{address} belongs to cell {theirs}, not to {ours}: correct `cell` or `nodes`")]
+    OtherCell {
+        /// The node.
+        address: String,
+        /// The cell of this configuration.
+        ours: CellId,
+        /// The node's cell.
+        theirs: CellId,
+    },
+    /// A node speaks another version of the protocol.
+    #[error("{address} speaks another version of the client protocol ({detail})")]
+    Version {
+        /// The node.
+        address: String,
+        /// Which.
+        detail: String,
+    },
+    /// A node turned the client away for a reason of its own.
+    #[error("{address} turned this client away: {reason}")]
+    Rejected {
+        /// The node.
+        address: String,
+        /// The node's words.
+        reason: String,
+    },
+    /// Nodes answer, but none of them leads.
+    #[error("the cell had no leader within {within:?}: most of its nodes must be up and connected")]
+    NoLeader {
+        /// How long it was tried.
+        within: Duration,
+    },
+    /// The cell refused to open the session.
+    #[error("the cell refused to open a session: {0}")]
+    Refused(Refusal),
+}
+
+impl ConnectError {
+    /// What the caller may conclude.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            ConnectError::Unreachable { .. }
+            | ConnectError::NoLeader { .. }
+            | ConnectError::Socket(_)
+            | ConnectError::Refused(Refusal::Busy) => ErrorKind::Retry,
+            _ => ErrorKind::Definite,
+        }
+    }
+}
+
+/// Why a lock was not acquired. Whatever it says, no lock is held and no wait goes on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcquireError {
+    /// The name is not allowed.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// The lock is taken, and the wait was [`Wait::Try`](crate::Wait::Try).
+    #[error("the lock is held by session {holder}")]
+    NotAvailable {
+        /// Who holds it.
+        holder: SessionId,
+    },
+    /// The lock did not become free in time.
+    #[error("the lock did not become free in time")]
+    TimedOut,
+    /// While the cell was out of reach the acquisition ended: its wait was over, or it was
+    /// granted and broken.
+    #[error("the acquisition was over before its outcome could be told")]
+    Over,
+    /// The session was lost before an answer came.
+    #[error("the session was lost while waiting: {0}")]
+    SessionLost(LostReason),
+    /// The cell refused.
+    #[error("the cell refused: {0}")]
+    Refused(Refusal),
+    /// The cell gave no answer in time. The acquisition is taken back as soon as the cell can
+    /// be reached, or ends with its session.
+    #[error("the cell gave no answer within {within:?}")]
+    Unavailable {
+        /// How long it was tried.
+        within: Duration,
+    },
+    /// The client was closed, or the runtime it ran on is gone.
+    #[error("the client is closed")]
+    Closed,
+}
+
+impl AcquireError {
+    /// What the caller may conclude. Never [`ErrorKind::Unknown`]: an acquisition without its
+    /// guard is given back.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            AcquireError::Over
+            | AcquireError::SessionLost(_)
+            | AcquireError::Unavailable { .. }
+            | AcquireError::Refused(Refusal::Busy) => ErrorKind::Retry,
+            _ => ErrorKind::Definite,
+        }
+    }
+}
+
+/// What a release found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReleaseOutcome {
+    /// The lock was held to the end, and is free.
+    Released,
+    /// The lock was not held any more: it had been broken.
+    NotHeld,
+}
+
+/// Why a release was not confirmed. The lock is free at the latest when the lease ends.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReleaseError {
+    /// The session had been lost, so that the lock may have been with someone else.
+    #[error("the lock had been lost: {0}")]
+    SessionLost(LostReason),
+    /// The client was closed, or the runtime it ran on is gone.
+    #[error("the client is closed: the lock becomes free when its lease ends")]
+    Closed,
+}
+
+impl ReleaseError {
+    /// What the caller may conclude.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            ReleaseError::SessionLost(_) => ErrorKind::Definite,
+            ReleaseError::Closed => ErrorKind::Unknown,
+        }
+    }
+}
+
+/// Why a question was not answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum QueryError {
+    /// The name is not allowed.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// The cell refused.
+    #[error("the cell refused: {0}")]
+    Refused(Refusal),
+    /// The cell gave no answer in time.
+    #[error("the cell gave no answer within {within:?}")]
+    Unavailable {
+        /// How long it was tried.
+        within: Duration,
+    },
+    /// The answer does not belong to the question.
+    #[error("the node gave an answer that does not belong to the question")]
+    Unexpected,
+    /// The client was closed, or the runtime it ran on is gone.
+    #[error("the client is closed")]
+    Closed,
+}
+
+impl QueryError {
+    /// What the caller may conclude.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            QueryError::Unavailable { .. } | QueryError::Refused(Refusal::Busy) => ErrorKind::Retry,
+            _ => ErrorKind::Definite,
+        }
+    }
+}
+
+/// Why a lock was not broken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BreakError {
+    /// The name is not allowed.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// Nobody holds the lock.
+    #[error("nobody holds the lock")]
+    NothingToBreak,
+    /// The cell refused.
+    #[error("the cell refused: {0}")]
+    Refused(Refusal),
+    /// The cell gave no answer in time: the lock may have been broken.
+    #[error("the cell gave no answer within {within:?}: the lock may have been broken or not")]
+    Unavailable {
+        /// How long it was tried.
+        within: Duration,
+    },
+    /// The session that asked was lost before an answer came: the lock may have been broken.
+    #[error("the session was lost ({0}): the lock may have been broken or not")]
+    SessionLost(LostReason),
+    /// The client was closed, or the runtime it ran on is gone.
+    #[error("the client is closed: the lock may have been broken or not")]
+    Closed,
+}
+
+impl BreakError {
+    /// What the caller may conclude.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            BreakError::Name(_) | BreakError::NothingToBreak => ErrorKind::Definite,
+            BreakError::Refused(Refusal::Busy) => ErrorKind::Retry,
+            BreakError::Refused(_) => ErrorKind::Definite,
+            _ => ErrorKind::Unknown,
+        }
+    }
+}

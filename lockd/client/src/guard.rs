@@ -1,0 +1,152 @@
+//! What the holder of a lock has in hand.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockd_protocol::ticket::TicketText;
+use lockd_protocol::{LockName, SessionId, Token};
+use tokio::sync::oneshot;
+
+use crate::clock;
+use crate::core::Time;
+use crate::error::{LostReason, ReleaseError, ReleaseOutcome};
+use crate::handle::Session;
+use crate::lease::Grant;
+use crate::slot::ReleaseReply;
+use crate::task::Command;
+
+/// Whether a lock is held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GuardState {
+    /// It is, and its lease is being renewed.
+    Held,
+    /// It is, but renewals are late or the cell is out of reach: without a renewal it is lost at
+    /// `until`. A renewal brings it back to `Held`.
+    Jeopardy {
+        /// When it will be lost, on the boot-time clock.
+        until: Time,
+    },
+    /// It is not, or must not be relied on any more. Final for this guard.
+    Lost {
+        /// Why.
+        reason: LostReason,
+    },
+}
+
+/// A held lock.
+///
+/// Not tied to a thread or a task. Dropping it hands the release to the client's background
+/// task, without waiting; [`LockGuard::release`] waits for the cell to confirm.
+///
+/// A guard alone protects nothing: its holder can be paused past its deadline between looking
+/// and writing. Show the [ticket](LockGuard::ticket) to the gateway in front of the data, or
+/// compare the [token](LockGuard::token) where the data is.
+#[must_use = "a guard that is dropped gives its lock back"]
+pub struct LockGuard {
+    grant: Arc<Grant>,
+    session: Arc<Session>,
+    released: bool,
+}
+
+impl LockGuard {
+    pub(crate) fn new(grant: Arc<Grant>, session: Arc<Session>) -> LockGuard {
+        LockGuard {
+            grant,
+            session,
+            released: false,
+        }
+    }
+
+    /// The lock's name.
+    #[must_use]
+    pub fn name(&self) -> &LockName {
+        &self.grant.name
+    }
+
+    /// The fencing token: higher than that of every grant before, over all locks of the cell.
+    #[must_use]
+    pub fn token(&self) -> Token {
+        self.grant.token
+    }
+
+    /// The signed form of the grant, for gateways; `None` after
+    /// [`without_ticket`](crate::LockBuilder::without_ticket).
+    #[must_use]
+    pub fn ticket(&self) -> Option<&TicketText> {
+        self.grant.ticket.as_ref()
+    }
+
+    /// The session that holds the lock.
+    #[must_use]
+    pub fn session(&self) -> SessionId {
+        self.grant.lease.session
+    }
+
+    /// Until when the lock is held at least, on the boot-time clock. Every renewal moves it.
+    #[must_use]
+    pub fn deadline(&self) -> Time {
+        self.grant.lease.last_deadline()
+    }
+
+    /// How long it is to the deadline; zero once the lock is lost.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        match self.state() {
+            GuardState::Lost { .. } => Duration::ZERO,
+            _ => self.deadline().since(clock::now()),
+        }
+    }
+
+    /// Whether the lock is held. Looks at the clock, so that it never says `Held` past the
+    /// deadline, however busy or paused this process was.
+    #[must_use]
+    pub fn state(&self) -> GuardState {
+        self.grant.state()
+    }
+
+    /// Resolves when the lock must not be relied on any more. Cancel-safe.
+    pub async fn lost(&self) -> LostReason {
+        self.grant.lost().await
+    }
+
+    /// Gives the lock back, and waits for the cell to confirm. If this future is dropped, the
+    /// release goes on.
+    ///
+    /// # Errors
+    /// [`ReleaseError`] if the session was lost before, or the client is closed.
+    pub async fn release(mut self) -> Result<ReleaseOutcome, ReleaseError> {
+        let (reply, outcome) = oneshot::channel();
+        self.hand_back(Some(reply));
+        outcome.await.unwrap_or(Err(ReleaseError::Closed))
+    }
+
+    fn hand_back(&mut self, reply: Option<ReleaseReply>) {
+        if !std::mem::replace(&mut self.released, true) {
+            let release = Command::Release {
+                slot: self.session.slot(),
+                grant: Arc::clone(&self.grant),
+                reply,
+            };
+            // Without a background task the lock becomes free when its lease ends.
+            let _ = self.session.send(release);
+        }
+    }
+}
+
+impl Drop for LockGuard {
+    fn drop(&mut self) {
+        self.hand_back(None);
+    }
+}
+
+impl fmt::Debug for LockGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockGuard")
+            .field("name", self.name())
+            .field("token", &self.token())
+            .field("session", &self.session())
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}

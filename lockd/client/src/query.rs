@@ -1,0 +1,158 @@
+//! Asking about the state of the cell.
+
+use lockd_protocol::LockName;
+use lockd_protocol::SessionId;
+use lockd_protocol::client::{Answer, LockDetail, LockSummary, Query, SessionSummary, Status};
+use lockd_protocol::limits::PAGE_ITEMS_MAX;
+use tokio::sync::oneshot;
+
+use crate::client::Client;
+use crate::error::QueryError;
+use crate::lock::NameArg;
+use crate::task::Command;
+
+/// One page of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<T> {
+    /// The items, in order.
+    pub items: Vec<T>,
+    /// Whether there are more after these.
+    pub more: bool,
+}
+
+impl Client {
+    /// How the connected node is, by its own account. All other answers are the cell's.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn status(&self) -> Result<Status, QueryError> {
+        match self.ask(Query::Status).await? {
+            Answer::Status(status) => Ok(status),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// A page of the locks whose names begin with `prefix`, in order of name, after `after`.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn locks_page(
+        &self,
+        prefix: &str,
+        after: Option<LockName>,
+        limit: u32,
+    ) -> Result<Page<LockSummary>, QueryError> {
+        let query = Query::Locks {
+            prefix: prefix.to_owned(),
+            after,
+            limit,
+        };
+        match self.ask(query).await? {
+            Answer::Locks { locks, more } => Ok(Page { items: locks, more }),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// All locks whose names begin with `prefix`, in order of name. Page by page, so that it is
+    /// no picture of one instant.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn locks(&self, prefix: &str) -> Result<Vec<LockSummary>, QueryError> {
+        let mut all: Vec<LockSummary> = Vec::new();
+        loop {
+            let after = all.last().map(|last| last.lock.clone());
+            let page = self.locks_page(prefix, after, PAGE_ITEMS_MAX).await?;
+            let done = !page.more || page.items.is_empty();
+            all.extend(page.items);
+            if done {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Who holds a lock and who waits for it, in order; `None` if nobody does.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn who(&self, name: impl Into<NameArg>) -> Result<Option<LockDetail>, QueryError> {
+        let lock = name.into().0?;
+        let Some(mut detail) = self.who_page(&lock, 0).await? else {
+            return Ok(None);
+        };
+        while detail.waiters.len() < detail.summary.waiters as usize {
+            let skip = u32::try_from(detail.waiters.len()).unwrap_or(u32::MAX);
+            match self.who_page(&lock, skip).await? {
+                Some(next) if !next.waiters.is_empty() => detail.waiters.extend(next.waiters),
+                _ => break,
+            }
+        }
+        Ok(Some(detail))
+    }
+
+    async fn who_page(&self, lock: &LockName, skip: u32) -> Result<Option<LockDetail>, QueryError> {
+        let query = Query::Lock {
+            lock: lock.clone(),
+            skip,
+            limit: PAGE_ITEMS_MAX,
+        };
+        match self.ask(query).await? {
+            Answer::Lock(detail) => Ok(detail),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// A page of the sessions, in order of id, after `after`.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn sessions_page(
+        &self,
+        after: Option<SessionId>,
+        limit: u32,
+    ) -> Result<Page<SessionSummary>, QueryError> {
+        match self.ask(Query::Sessions { after, limit }).await? {
+            Answer::Sessions { sessions, more } => Ok(Page {
+                items: sessions,
+                more,
+            }),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// All sessions, in order of id. Page by page, so that it is no picture of one instant.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn sessions(&self) -> Result<Vec<SessionSummary>, QueryError> {
+        let mut all: Vec<SessionSummary> = Vec::new();
+        loop {
+            let after = all.last().map(|last| last.session);
+            let page = self.sessions_page(after, PAGE_ITEMS_MAX).await?;
+            let done = !page.more || page.items.is_empty();
+            all.extend(page.items);
+            if done {
+                return Ok(all);
+            }
+        }
+    }
+
+    async fn ask(&self, query: Query) -> Result<Answer, QueryError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Query { query, reply };
+        self.session.send(command).map_err(|_| QueryError::Closed)?;
+        let within = self.session.shared.request_timeout;
+        match tokio::time::timeout(within, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(QueryError::Closed),
+            Err(_) => Err(QueryError::Unavailable { within }),
+        }
+    }
+}
+
+fn unexpected(answer: Answer) -> QueryError {
+    match answer {
+        Answer::Refused(refusal) => QueryError::Refused(refusal),
+        _ => QueryError::Unexpected,
+    }
+}
