@@ -151,7 +151,7 @@ pub enum Output {
         first: Slot,
         /// The last slot; fewer entries may be given.
         last: Slot,
-        /// Bytes of payloads at most, but one entry in any case.
+        /// Bytes of entries at most, as `LogStore::read` counts them, but one entry in any case.
         bytes_max: usize,
     },
     /// The role is another now.

@@ -2,6 +2,7 @@
 //!
 //! The one place in this crate that does I/O.
 
+mod record;
 mod redb;
 
 pub use redb::{RedbStore, StoreError};
@@ -30,7 +31,8 @@ pub trait LogStore {
     /// If it could not be made durable, or it may not have been.
     fn write(&self, batch: &WriteBatch) -> Result<(), Self::Error>;
 
-    /// The entries from `first` to `last`, as many of them as fit `bytes_max` bytes of payload,
+    /// The entries from `first` to `last`, as many of them as fit `bytes_max` bytes (each counted
+    /// with [`ENTRY_OVERHEAD_BYTES`](crate::limits::ENTRY_OVERHEAD_BYTES) beside its payload),
     /// but at least one. Fewer only at the end of the log.
     ///
     /// # Errors

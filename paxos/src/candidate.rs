@@ -1,0 +1,178 @@
+//! Phase 1: from a ballot to a leadership.
+//!
+//! A candidate collects promises, chooses the log with the highest (accepted ballot, end) among
+//! those of a quorum, and fetches what it lacks of it. Promises carry no entries: an acceptor that
+//! has promised keeps the log that it described, so it can be fetched piece by piece.
+
+use std::collections::BTreeMap;
+
+use crate::core::Core;
+use crate::leader::Leader;
+use crate::message::{Body, Entries, Fetch, Prepare, Promise};
+use crate::planted::Planted;
+use crate::types::{Ballot, NodeId, Slot, Time};
+
+/// An attempt to lead.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    ballot: Ballot,
+    /// The own promise is durable, so the ballot will not be used again after a restart.
+    prepared: bool,
+    promises: BTreeMap<NodeId, Promise>,
+    fetching: Option<Fetching>,
+    last_progress: Time,
+    next_resend: Time,
+}
+
+#[derive(Debug)]
+struct Fetching {
+    from: NodeId,
+    /// The log that is being adopted.
+    best: Promise,
+}
+
+impl Candidate {
+    /// Promises the ballot to itself. Nobody is asked before that is durable.
+    pub(crate) fn begin(core: &mut Core, ballot: Ballot) -> Candidate {
+        core.acceptor.promise_own(ballot);
+        Candidate {
+            ballot,
+            prepared: core.plant.has(Planted::BallotReused),
+            promises: BTreeMap::from([(core.node, core.acceptor.describe())]),
+            fetching: None,
+            last_progress: core.now,
+            next_resend: core.now.plus_micros(core.timing.heartbeat_micros),
+        }
+    }
+
+    pub(crate) fn next_timer(&self) -> Time {
+        self.next_resend
+    }
+
+    /// A write ended: perhaps the own promise is durable now.
+    pub(crate) fn on_persisted(&mut self, core: &mut Core) -> Option<Leader> {
+        if self.prepared || core.acceptor.durable().promised() != self.ballot {
+            return None;
+        }
+        self.prepared = true;
+        self.last_progress = core.now;
+        core.send_to_all(&Body::Prepare(Prepare {
+            ballot: self.ballot,
+        }));
+        self.choose(core)
+    }
+
+    pub(crate) fn on_promise(
+        &mut self,
+        core: &mut Core,
+        from: NodeId,
+        promise: Promise,
+    ) -> Option<Leader> {
+        let counts = promise.ballot == self.ballot && self.prepared && self.fetching.is_none();
+        if !counts || promise.accepted >= self.ballot || promise.decided > promise.end {
+            return None;
+        }
+        self.promises.insert(from, promise);
+        self.last_progress = core.now;
+        self.choose(core)
+    }
+
+    pub(crate) fn on_entries(
+        &mut self,
+        core: &mut Core,
+        from: NodeId,
+        entries: Entries,
+    ) -> Option<Leader> {
+        let fetching = self.fetching.as_ref()?;
+        if entries.ballot != self.ballot || fetching.from != from {
+            return None;
+        }
+        let best = fetching.best;
+        let before = core.acceptor.staged_end();
+        let mut entries = entries.entries;
+        entries.retain(|entry| entry.slot <= best.end);
+        core.acceptor.stage(entries, best.decided);
+        core.apply_decided();
+        if core.acceptor.staged_end() > before {
+            self.last_progress = core.now;
+        }
+        self.fetch_or_lead(core)
+    }
+
+    /// Sends again what may be lost; whether it is worth going on.
+    #[must_use]
+    pub(crate) fn tick(&mut self, core: &mut Core) -> bool {
+        if core.now < self.next_resend {
+            return true;
+        }
+        let silent = core.now.micros_since(self.last_progress);
+        if silent > core.timing.leader_timeout_micros || !core.disk_ok() {
+            return false;
+        }
+        self.next_resend = core.now.plus_micros(core.timing.heartbeat_micros);
+        if self.prepared {
+            // To those who have promised too: it tells them that somebody is at it.
+            core.send_to_all(&Body::Prepare(Prepare {
+                ballot: self.ballot,
+            }));
+            self.send_fetch(core);
+        }
+        true
+    }
+
+    fn choose(&mut self, core: &mut Core) -> Option<Leader> {
+        if !core.quorum.is_reached_by(self.promises.len()) {
+            return None;
+        }
+        let longest = core.plant.has(Planted::LongestLog);
+        let rank = |promise: &Promise| {
+            if longest {
+                (Ballot::NONE, promise.end)
+            } else {
+                (promise.accepted, promise.end)
+            }
+        };
+        let own = core.acceptor.describe();
+        let (from, best) = self
+            .promises
+            .iter()
+            .max_by_key(|(_, promise)| rank(promise))?;
+        if rank(best) <= rank(&own) {
+            core.acceptor.adopt_own(self.ballot);
+            return Some(Leader::begin(core, &self.promises));
+        }
+        if best.accepted == own.accepted {
+            // Of two logs of one ballot the shorter is the beginning of the longer.
+            core.acceptor.stage_own();
+        }
+        self.fetching = Some(Fetching {
+            from: *from,
+            best: *best,
+        });
+        self.fetch_or_lead(core)
+    }
+
+    fn fetch_or_lead(&mut self, core: &mut Core) -> Option<Leader> {
+        let best = self.fetching.as_ref()?.best;
+        if core.acceptor.staged_end() < best.end {
+            self.send_fetch(core);
+            return None;
+        }
+        core.acceptor.adopt_stage(self.ballot);
+        Some(Leader::begin(core, &self.promises))
+    }
+
+    fn send_fetch(&self, core: &mut Core) {
+        let Some(Fetching { from, best }) = self.fetching else {
+            return;
+        };
+        let first: Slot = core.acceptor.staged_end().next();
+        let fetch = Fetch {
+            ballot: self.ballot,
+            accepted: best.accepted,
+            first,
+            last: best.end,
+        };
+        core.send(from, Body::Fetch(fetch));
+    }
+}
