@@ -1,1 +1,17 @@
-//! loadtest
+//! Drives lockd and its gateway, and proves safety while it does.
+//!
+//! - [`demo`]: the accident of the paused lock holder, with everything real.
+//! - [`run`]: workloads on a cell, judged by an [`oracle`] while they run.
+//! - [`driver`]: what a workload needs of a lock service.
+//! - [`cell`] and [`process`]: nodes as child processes, which can be paused and killed.
+//! - [`machine`]: what it all costs.
+//!
+//! Nothing here is part of the product; the product knows nothing of this crate.
+
+pub mod cell;
+pub mod demo;
+pub mod driver;
+pub mod machine;
+pub mod oracle;
+pub mod process;
+pub mod run;

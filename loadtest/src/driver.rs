@@ -1,0 +1,61 @@
+//! What a workload needs of a lock service, so that the same work can be put on any of them.
+//!
+//! A driver is one client with a session of its own. It is called by one task at a time, and
+//! dispatched statically: the harness must cost less than what it measures.
+
+pub mod lockd;
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+/// A client of a lock service.
+pub trait Driver {
+    /// A lock that is held.
+    type Guard: Guard;
+
+    /// Takes the lock, waiting for it as long as it takes.
+    ///
+    /// # Errors
+    /// [`Trouble`], when it was not acquired. The caller may ask again.
+    fn acquire(&mut self, lock: &str) -> impl Future<Output = Result<Self::Guard, Trouble>>;
+
+    /// Gives the lock back.
+    ///
+    /// # Errors
+    /// [`Trouble`], when it is not known whether it was given back.
+    fn release(&mut self, guard: Self::Guard) -> impl Future<Output = Result<Released, Trouble>>;
+
+    /// Ends the session.
+    fn close(self) -> impl Future<Output = ()>;
+}
+
+/// A lock that is held.
+pub trait Guard {
+    /// Number of the grant. It rises from grant to grant.
+    fn token(&self) -> u64;
+
+    /// For how long from now the client may rely on holding the lock, if it hears nothing more.
+    fn valid_for(&self) -> Duration;
+}
+
+/// What a lock service answered to a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Released {
+    /// The lock was held, and is not any more.
+    Yes,
+    /// The lock was not held (any more).
+    NotHeld,
+}
+
+/// An operation that did not come to its end, as counted in the report.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Trouble(pub String);
+
+impl Trouble {
+    /// Trouble of this description.
+    pub fn new(what: impl fmt::Display) -> Trouble {
+        Trouble(what.to_string())
+    }
+}

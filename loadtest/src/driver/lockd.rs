@@ -1,0 +1,111 @@
+//! lockd by its own SDK: one session for each client, several of which may share a connection.
+
+use std::path::Path;
+use std::time::Duration;
+
+use lockd_client::{AcquireError, Client, ConnectError, LockGuard, ReleaseOutcome, Wait};
+
+use super::{Driver, Guard, Released, Trouble};
+
+/// A client of lockd.
+pub struct LockdDriver {
+    client: Client,
+    tickets: bool,
+}
+
+/// How the clients of a run connect.
+#[derive(Clone, Copy, Debug)]
+pub struct LockdOptions {
+    /// Sessions.
+    pub clients: usize,
+    /// Connections that carry them.
+    pub connections: usize,
+    /// TTL of the sessions.
+    pub ttl: Duration,
+    /// Whether grants are to come with their tickets.
+    pub tickets: bool,
+}
+
+impl LockdDriver {
+    /// Opens all sessions of a run, spread evenly over its connections.
+    ///
+    /// # Errors
+    /// [`ConnectError`] of the first that failed.
+    pub async fn connect_all(
+        config: &Path,
+        options: LockdOptions,
+    ) -> Result<Vec<LockdDriver>, ConnectError> {
+        let mut clients: Vec<Client> = Vec::with_capacity(options.clients);
+        for index in 0..options.clients {
+            let client = match clients.get(index % options.connections) {
+                Some(first) if index >= options.connections => first.session().open().await?,
+                _ => connect(config, options.ttl).await?,
+            };
+            clients.push(client);
+        }
+        let driver = |client| LockdDriver {
+            client,
+            tickets: options.tickets,
+        };
+        Ok(clients.into_iter().map(driver).collect())
+    }
+}
+
+impl LockdDriver {
+    /// A session that was lost stays lost: the client goes on with a new one.
+    async fn reopen(&mut self) {
+        // Failing leaves the lost session, and the next attempt comes here again.
+        if let Ok(client) = self.client.session().open().await {
+            self.client = client;
+        }
+    }
+}
+
+async fn connect(config: &Path, ttl: Duration) -> Result<Client, ConnectError> {
+    Client::builder()
+        .config_file(config)?
+        .ttl(ttl)
+        .label("loadtest")
+        .connect()
+        .await
+}
+
+impl Driver for LockdDriver {
+    type Guard = LockGuard;
+
+    async fn acquire(&mut self, lock: &str) -> Result<LockGuard, Trouble> {
+        let lock = self.client.lock(lock).wait(Wait::Forever);
+        let lock = if self.tickets {
+            lock
+        } else {
+            lock.without_ticket()
+        };
+        let result = lock.acquire().await;
+        if let Err(AcquireError::SessionLost(_)) = result {
+            self.reopen().await;
+        }
+        result.map_err(Trouble::new)
+    }
+
+    async fn release(&mut self, guard: LockGuard) -> Result<Released, Trouble> {
+        match guard.release().await.map_err(Trouble::new)? {
+            ReleaseOutcome::Released => Ok(Released::Yes),
+            ReleaseOutcome::NotHeld => Ok(Released::NotHeld),
+        }
+    }
+
+    async fn close(self) {
+        // The cell frees everything of a session that does not say good-bye, only later.
+        let _ = self.client.close().await;
+    }
+}
+
+impl Guard for LockGuard {
+    fn token(&self) -> u64 {
+        LockGuard::token(self).0
+    }
+
+    fn valid_for(&self) -> Duration {
+        self.remaining()
+    }
+}

@@ -1,0 +1,185 @@
+//! What the machine and its processes spend, as the kernel tells it (Linux), and how fast the
+//! disk syncs.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use rustix::time::ClockId;
+
+/// Appends and syncs that the disk's latency is taken from.
+const SYNC_SAMPLES: usize = 200;
+
+/// Longest latency that is told apart from longer ones.
+const LATENCY_MAX: Duration = Duration::from_secs(3600);
+
+/// Bytes of each append: about a small log record.
+const SYNC_BYTES: usize = 128;
+
+/// CPU time of this process so far, user and system.
+#[must_use]
+pub fn own_cpu() -> Duration {
+    let spent = rustix::time::clock_gettime(ClockId::ProcessCPUTime);
+    Duration::try_from(spent).unwrap_or_default()
+}
+
+/// CPU time of a process so far, user and system; zero if it is no more.
+#[must_use]
+pub fn cpu_of(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    ticks(cpu_ticks(&stat).unwrap_or_default())
+}
+
+/// User plus system ticks out of `/proc/PID/stat`. The program's name may contain anything, so
+/// fields are counted behind its closing parenthesis.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+/// CPU time that all processors together have spent on anything but idling.
+#[must_use]
+pub fn machine_cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    ticks(busy_ticks(&stat).unwrap_or_default())
+}
+
+/// Busy ticks out of the first line of `/proc/stat`: user, nice, system, irq and softirq.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let fields: Vec<u64> = stat
+        .lines()
+        .next()?
+        .split_whitespace()
+        .skip(1)
+        .map_while(|field| field.parse().ok())
+        .collect();
+    let busy = [0, 1, 2, 5, 6].iter().filter_map(|&at| fields.get(at));
+    (fields.len() > 6).then(|| busy.sum())
+}
+
+fn ticks(count: u64) -> Duration {
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    Duration::from_secs_f64(count as f64 / per_second as f64)
+}
+
+/// Memory of a process, bytes: its own and its share of what it shares. Zero if it is no more.
+#[must_use]
+pub fn memory_of(pid: u32) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    proportional_bytes(&rollup).unwrap_or_default()
+}
+
+fn proportional_bytes(rollup: &str) -> Option<u64> {
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// How fast the disk under a directory makes small appends durable.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct SyncLatency {
+    /// Median, microseconds.
+    pub p50: f64,
+    /// 99th percentile, microseconds.
+    pub p99: f64,
+}
+
+/// Measures the latency of an append and `fdatasync` in `directory`.
+///
+/// # Errors
+/// When the file cannot be written there.
+pub fn sync_latency(directory: &Path) -> std::io::Result<SyncLatency> {
+    let mut file = tempfile::tempfile_in(directory)?;
+    let mut histogram = latencies();
+    for _ in 0..SYNC_SAMPLES {
+        let start = Instant::now();
+        file.write_all(&[b'.'; SYNC_BYTES])?;
+        file.sync_data()?;
+        histogram.saturating_record(nanoseconds(start.elapsed()));
+    }
+    let microseconds = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
+    Ok(SyncLatency {
+        p50: microseconds(0.5),
+        p99: microseconds(0.99),
+    })
+}
+
+/// An empty histogram of latencies, in nanoseconds: three digits between a microsecond and an hour.
+#[must_use]
+pub fn latencies() -> Histogram<u64> {
+    // These bounds are sound, so this cannot fail.
+    Histogram::new_with_bounds(1000, nanoseconds(LATENCY_MAX), 3)
+        .unwrap_or_else(|error| panic!("the histogram's bounds are wrong: {error}"))
+}
+
+/// A duration as histograms take it.
+#[must_use]
+pub fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Where a run took place, for whoever compares figures.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Machine {
+    /// Processors that this process may use.
+    pub cores: usize,
+    /// The kernel's release.
+    pub kernel: String,
+}
+
+impl Machine {
+    /// This machine.
+    #[must_use]
+    pub fn describe() -> Machine {
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        Machine {
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            kernel: kernel.trim().to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_is_read_behind_any_program_name() {
+        let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 100 0 0 0 31 11 0 0 20 0 1 0 5 1 1";
+        assert_eq!(cpu_ticks(stat), Some(42));
+        assert_eq!(cpu_ticks(""), None);
+    }
+
+    #[test]
+    fn busy_time_leaves_out_idle_and_waiting() {
+        assert_eq!(
+            busy_ticks("cpu  1 2 4 100 100 8 16 0 0 0\ncpu0 1 1"),
+            Some(31)
+        );
+        assert_eq!(busy_ticks("cpu  1 2"), None);
+    }
+
+    #[test]
+    fn memory_is_the_proportional_share() {
+        let rollup = "5581-7ffc ---p 0 [rollup]\nRss:  1 kB\nPss:    12 kB\nPss_Dirty: 3 kB\n";
+        assert_eq!(proportional_bytes(rollup), Some(12 * 1024));
+    }
+
+    #[test]
+    fn this_process_uses_memory_and_time() {
+        assert!(memory_of(std::process::id()) > 0);
+        assert!(own_cpu() > Duration::ZERO);
+        assert!(machine_cpu() > Duration::ZERO);
+    }
+
+    #[test]
+    fn the_disk_s_latency_can_be_measured() {
+        let directory = tempfile::tempdir().unwrap();
+        let latency = sync_latency(directory.path()).unwrap();
+        assert!(latency.p50 > 1.0 && latency.p99 >= latency.p50);
+    }
+}
