@@ -407,7 +407,11 @@ fn classify(error: ConnectionError) -> DialError {
             }
         }
         ConnectionError::ApplicationClosed(theirs) => {
-            DialError::Rejected(String::from_utf8_lossy(&theirs.reason).into_owned())
+            let detail = String::from_utf8_lossy(&theirs.reason).into_owned();
+            match theirs.error_code == VarInt::from_u32(roles::CLOSE_WRONG_ROLE) {
+                true => DialError::CertificateRefused(detail),
+                false => DialError::Rejected(detail),
+            }
         }
         ConnectionError::VersionMismatch => DialError::Version("of QUIC".to_owned()),
         ConnectionError::TimedOut => DialError::Unreachable("no answer".to_owned()),

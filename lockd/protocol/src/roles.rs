@@ -10,6 +10,10 @@ use crate::types::NodeId;
 /// The name that every node's certificate carries, and that every TLS client asks for.
 pub const NODE_SERVER_NAME: &str = "node.lockd.internal";
 
+/// Application error code with which a node closes the connection of a peer whose certificate
+/// has the wrong role for it.
+pub const CLOSE_WRONG_ROLE: u32 = 1;
+
 const NODE_SUFFIX: &str = ".node.lockd.internal";
 const CLIENT_SUFFIX: &str = ".client.lockd.internal";
 
