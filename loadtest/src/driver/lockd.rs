@@ -7,6 +7,10 @@ use lockd_client::{AcquireError, Client, ConnectError, LockGuard, ReleaseOutcome
 
 use super::{Driver, Guard, Released, Trouble};
 
+/// How long a request may stay unanswered. Longer than any failover: a client that gave up early
+/// would hide how long one takes.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// A client of lockd.
 pub struct LockdDriver {
     client: Client,
@@ -65,6 +69,7 @@ async fn connect(config: &Path, ttl: Duration) -> Result<Client, ConnectError> {
     Client::builder()
         .config_file(config)?
         .ttl(ttl)
+        .request_timeout(REQUEST_TIMEOUT)
         .label("loadtest")
         .connect()
         .await
