@@ -33,7 +33,8 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value = "uncontended")]
     pub workload: Workload,
     /// Clients, each with a session of its own, each doing one thing at a time.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=CLIENTS_MAX))]
+    #[arg(long, default_value_t = 64,
+          value_parser = clap::value_parser!(u64).range(1..=CLIENTS_MAX))]
     pub clients: u64,
     /// Connections that carry the sessions [default: one for each client].
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=CLIENTS_MAX))]

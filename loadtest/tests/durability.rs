@@ -1,6 +1,11 @@
 //! `kill -9` of any one node, the leader included, loses no acknowledged grant, no session and no
 //! token order; of all three and a restart, likewise. With real processes and real disks.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a set-up that fails is a test that fails"
+)]
+
 mod common;
 
 use std::rc::Rc;

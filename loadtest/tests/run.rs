@@ -1,5 +1,10 @@
 //! `loadtest run`, as a user starts it.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a set-up that fails is a test that fails"
+)]
+
 mod common;
 
 use common::{printed, run};

@@ -179,7 +179,7 @@ impl Report {
         if let Some(kill) = self.leader_killed {
             writeln!(
                 f,
-                "  failover    node {}, the leader, was killed at {:.1} s: {:.0} ms without a grant",
+                "  failover    node {}, the leader, killed at {:.1} s: {:.0} ms without a grant",
                 kill.node, kill.at_s, kill.longest_gap_after_ms
             )?;
         }
