@@ -55,6 +55,11 @@ impl Acceptor {
         self.plant = plant;
     }
 
+    #[cfg(feature = "sim")]
+    pub(crate) fn tighten(&mut self, bounds: crate::limits::Bounds) {
+        self.log.tighten(bounds);
+    }
+
     pub(crate) fn promised(&self) -> Ballot {
         self.promised
     }

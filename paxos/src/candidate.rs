@@ -93,9 +93,11 @@ impl Candidate {
         entries.retain(|entry| entry.slot <= best.end);
         core.acceptor.stage(entries, best.decided);
         core.apply_decided();
-        if core.acceptor.staged_end() > before {
-            self.last_progress = core.now;
+        if core.acceptor.staged_end() == before {
+            // A repeated answer must not ask again: two of each would soon be a storm.
+            return None;
         }
+        self.last_progress = core.now;
         self.fetch_or_lead(core)
     }
 

@@ -11,8 +11,7 @@ use crate::catchup::LoadFor;
 use crate::confirm::Confirm;
 use crate::core::Core;
 use crate::interface::{Output, PeerStatus, ProposeError, Role};
-use crate::limits::{PAYLOAD_BYTES_MAX, WINDOW_BYTES_MAX, WINDOW_SLOTS_MAX};
-use crate::log::fitting;
+use crate::limits::{PAYLOAD_BYTES_MAX, WINDOW_BYTES_MAX};
 use crate::message::{Accept, Accepted, Body, Promise, Standing, Sync};
 use crate::planted::Planted;
 use crate::progress::Progress;
@@ -96,7 +95,7 @@ impl Leader {
             });
         }
         let log = core.acceptor.log();
-        let full = log.open_slots() >= WINDOW_SLOTS_MAX
+        let full = log.open_slots() >= log.bounds().window_slots
             || log.open_bytes() + payload.len() > WINDOW_BYTES_MAX;
         if full {
             return Err(ProposeError::Busy);
@@ -282,7 +281,7 @@ impl Leader {
                 break;
             }
             let entries = if first < log.first() {
-                fitting(progress.loaded.iter()).cloned().collect()
+                log.fitting(progress.loaded.iter())
             } else {
                 log.message_part(first, last)
             };

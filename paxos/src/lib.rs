@@ -107,6 +107,8 @@ mod planted;
 mod progress;
 mod quorum;
 mod replica;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod store;
 mod types;
 mod validate;

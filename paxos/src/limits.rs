@@ -51,6 +51,27 @@ pub const APPLY_ENTRIES_MAX: usize = 1024;
 /// Most members of a cell.
 pub const MEMBERS_MAX: usize = 9;
 
+/// The bounds that a simulation may tighten, to reach them with little work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// See [`MESSAGE_ENTRIES_BYTES_MAX`]. One entry is sent in any case.
+    pub message_entries_bytes: usize,
+    /// See [`WINDOW_SLOTS_MAX`].
+    pub window_slots: u64,
+    /// See [`TAIL_CACHE_ENTRIES_MAX`].
+    pub tail_cache_entries: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            message_entries_bytes: MESSAGE_ENTRIES_BYTES_MAX,
+            window_slots: WINDOW_SLOTS_MAX,
+            tail_cache_entries: TAIL_CACHE_ENTRIES_MAX,
+        }
+    }
+}
+
 const _: () = assert!(PAYLOAD_BYTES_MAX + ENTRY_OVERHEAD_BYTES <= MESSAGE_ENTRIES_BYTES_MAX);
 const _: () = assert!(PAYLOAD_BYTES_MAX <= WINDOW_BYTES_MAX);
 const _: () = assert!(WINDOW_SLOTS_MAX < OPEN_SLOTS_MAX);

@@ -5,8 +5,7 @@
 use std::collections::VecDeque;
 
 use crate::limits::{
-    ENTRY_OVERHEAD_BYTES, MESSAGE_ENTRIES_BYTES_MAX, MESSAGE_ENTRIES_MAX, TAIL_CACHE_BYTES_MAX,
-    TAIL_CACHE_ENTRIES_MAX,
+    Bounds, ENTRY_OVERHEAD_BYTES, MESSAGE_ENTRIES_MAX, TAIL_CACHE_BYTES_MAX,
 };
 use crate::types::{Ballot, Entry, Slot};
 
@@ -19,6 +18,7 @@ pub(crate) struct Log {
     decided: Slot,
     bytes: usize,
     open_bytes: usize,
+    bounds: Bounds,
 }
 
 impl Log {
@@ -29,9 +29,19 @@ impl Log {
             decided,
             bytes: 0,
             open_bytes: 0,
+            bounds: Bounds::default(),
         };
         open.into_iter().for_each(|entry| log.append(entry));
         log
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn tighten(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
+    pub(crate) fn bounds(&self) -> &Bounds {
+        &self.bounds
     }
 
     /// The first slot in memory; `end` + 1 if there is none.
@@ -108,7 +118,7 @@ impl Log {
         let evictable = keep_after.min(self.decided);
         while self.first <= evictable
             && (self.bytes > TAIL_CACHE_BYTES_MAX + self.open_bytes
-                || self.entries.len() > TAIL_CACHE_ENTRIES_MAX + self.open_entries())
+                || self.entries.len() > self.bounds.tail_cache_entries + self.open_entries())
         {
             let evicted = self
                 .entries
@@ -127,7 +137,19 @@ impl Log {
         };
         let count = (last.0 + 1).saturating_sub(first.0);
         let from = self.entries.iter().skip(skip as usize);
-        fitting(from.take(count as usize)).cloned().collect()
+        self.fitting(from.take(count as usize))
+    }
+
+    /// The first of `entries` that fit one message together; at least one.
+    pub(crate) fn fitting<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> Vec<Entry> {
+        let mut bytes = 0;
+        let fits = |entry: &&Entry| {
+            let first = bytes == 0;
+            bytes += size(entry);
+            first || bytes <= self.bounds.message_entries_bytes
+        };
+        let some = entries.take(MESSAGE_ENTRIES_MAX).take_while(fits);
+        some.cloned().collect()
     }
 
     /// The entries from `from` to the end.
@@ -140,17 +162,6 @@ impl Log {
     fn open_entries(&self) -> usize {
         self.open_slots() as usize
     }
-}
-
-/// The first of `entries` that fit one message together; at least one.
-pub(crate) fn fitting<'a>(
-    entries: impl Iterator<Item = &'a Entry>,
-) -> impl Iterator<Item = &'a Entry> {
-    let mut bytes = 0;
-    entries.take(MESSAGE_ENTRIES_MAX).take_while(move |entry| {
-        bytes += size(entry);
-        bytes <= MESSAGE_ENTRIES_BYTES_MAX
-    })
 }
 
 /// What an entry counts for in every bound that is in bytes.

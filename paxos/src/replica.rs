@@ -10,7 +10,6 @@ use crate::core::Core;
 use crate::election::Election;
 use crate::interface::{Config, ConfigError, Input, NotLeader, Output, ProposeError, Role, Status};
 use crate::leader::Leader;
-use crate::log::fitting;
 use crate::message::{Body, Entries, Fetch, Message, Ping, Pong, Reject};
 use crate::planted::Planted;
 use crate::types::{
@@ -54,6 +53,12 @@ impl Replica {
         let plant = crate::planted::Plant::new(Some(bug));
         self.core.plant = plant;
         self.core.acceptor.plant(plant);
+    }
+
+    /// Tightens bounds, so that a test reaches them with little work.
+    #[cfg(feature = "sim")]
+    pub fn tighten(&mut self, bounds: crate::limits::Bounds) {
+        self.core.acceptor.tighten(bounds);
     }
 
     /// Takes one input. Any number of inputs may be taken before the outputs are drained; what
@@ -165,6 +170,12 @@ impl Replica {
     #[must_use]
     pub fn idle_for_proposals(&self) -> bool {
         !self.core.acceptor.durable().is_writing()
+    }
+
+    /// How many slots of the log are not known to be decided.
+    #[must_use]
+    pub fn open_slots(&self) -> u64 {
+        self.core.acceptor.log().open_slots()
     }
 
     fn pass_time(&mut self, now: Time) {
@@ -377,7 +388,7 @@ impl Replica {
             }
             Some(LoadFor::Candidate { node, fetch }) if self.still_serves(&fetch) => {
                 let ballot = fetch.ballot;
-                let entries = fitting(entries.iter()).cloned().collect();
+                let entries = self.core.acceptor.log().fitting(entries.iter());
                 self.core
                     .send(node, Body::Entries(Entries { ballot, entries }));
             }

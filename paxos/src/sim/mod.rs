@@ -1,0 +1,165 @@
+//! A seeded, single-threaded simulation of a whole cell: replicas, network, disks, clocks, faults.
+//!
+//! One seed is one run, always the same. First faults of many kinds, as frequent as the seed says,
+//! while clients propose and ask for confirms; then everything is healed, and the cell must elect,
+//! decide and bring everyone up to date within a bound. The [`invariants`] are checked with every
+//! step. [`run`] replays a failing seed to tell its story.
+
+mod cluster;
+mod dice;
+mod disk;
+mod faults;
+pub mod invariants;
+mod network;
+mod node;
+mod plan;
+mod story;
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::planted::Planted;
+use crate::sim::cluster::Cluster;
+use crate::sim::invariants::Violation;
+use crate::sim::story::Story;
+
+/// What to simulate.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Everything else follows from it.
+    pub seed: u64,
+    /// How many nodes; the seed chooses between 3 and 5 if this is `None`.
+    pub nodes: Option<usize>,
+    /// A bug to plant in every node.
+    pub planted: Option<Planted>,
+}
+
+impl Options {
+    /// Only the seed is given.
+    #[must_use]
+    pub fn seed(seed: u64) -> Options {
+        Options { seed, nodes: None, planted: None }
+    }
+
+    /// The command that replays this run.
+    #[must_use]
+    pub fn command(&self) -> String {
+        let mut command = format!("cargo xtask seeds --seed {}", self.seed);
+        if let Some(nodes) = self.nodes {
+            command += &format!(" --nodes {nodes}");
+        }
+        if let Some(bug) = self.planted {
+            command += &format!(" --planted {bug:?}");
+        }
+        command
+    }
+}
+
+/// What happened in a run, or in several.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Differs if anything was different.
+    pub trace_hash: u64,
+    /// Messages sent.
+    pub messages: u64,
+    /// Messages lost or cut off.
+    pub lost: u64,
+    /// Phase 1s that were completed.
+    pub elections: u64,
+    /// Slots that were decided.
+    pub decided: u64,
+    /// Confirms that were given.
+    pub confirms: u64,
+    /// Nodes that crashed and came back.
+    pub crashes: u64,
+    /// Faults of other kinds: pauses, cuts, partitions, slow and stuck disks.
+    pub faults: u64,
+    /// Writes to disks that were completed.
+    pub writes: u64,
+    /// Reads of old entries from disks, for those that were behind.
+    pub loads: u64,
+    /// Simulated time, microseconds.
+    pub simulated_micros: u64,
+    /// From the end of the faults to the first leader that could serve, microseconds. Of several
+    /// runs, the longest.
+    pub recovery_micros: u64,
+}
+
+impl Report {
+    /// Adds another run.
+    pub fn add(&mut self, other: &Report) {
+        self.trace_hash = self.trace_hash.rotate_left(1) ^ other.trace_hash;
+        self.messages += other.messages;
+        self.lost += other.lost;
+        self.elections += other.elections;
+        self.decided += other.decided;
+        self.confirms += other.confirms;
+        self.crashes += other.crashes;
+        self.faults += other.faults;
+        self.writes += other.writes;
+        self.loads += other.loads;
+        self.simulated_micros += other.simulated_micros;
+        self.recovery_micros = self.recovery_micros.max(other.recovery_micros);
+    }
+}
+
+/// A run that broke an invariant.
+#[derive(Debug)]
+pub struct Failure {
+    /// What was run.
+    pub options: Options,
+    /// What was broken.
+    pub violation: Violation,
+    /// What led to it, a line each.
+    pub story: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.story {
+            writeln!(f, "{line}")?;
+        }
+        writeln!(f, "seed {}: {}", self.options.seed, self.violation)?;
+        write!(f, "replay with: {}", self.options.command())
+    }
+}
+
+/// Runs one simulation.
+///
+/// # Errors
+///
+/// If an invariant was broken: which, and the story that led to it.
+pub fn run(options: Options) -> Result<Report, Box<Failure>> {
+    run_quietly(options).map_err(|violation| {
+        // Telling costs time, and the same seed does the same again.
+        let (again, story) = tell(options);
+        let violation = again.err().unwrap_or(violation);
+        Box::new(Failure { options, violation, story })
+    })
+}
+
+/// Runs one simulation and tells its story, whatever its end.
+pub fn tell(options: Options) -> (Result<Report, Violation>, Vec<String>) {
+    let story = Story::told();
+    let result = simulate(options, &story);
+    (result, story.lines())
+}
+
+/// Runs one simulation without a story.
+///
+/// # Errors
+///
+/// The invariant that was broken.
+pub fn run_quietly(options: Options) -> Result<Report, Violation> {
+    simulate(options, &Story::silent())
+}
+
+fn simulate(options: Options, story: &Story) -> Result<Report, Violation> {
+    // A replica's own assertions are invariants too.
+    let run = AssertUnwindSafe(|| Cluster::new(options, story.clone()).run());
+    catch_unwind(run).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        let said = said.or(panic.downcast_ref::<&str>().copied());
+        Err(Violation::new("assertion", said.unwrap_or("panicked").to_owned()))
+    })
+}
