@@ -4,9 +4,7 @@
 
 use std::collections::VecDeque;
 
-use crate::limits::{
-    Bounds, ENTRY_OVERHEAD_BYTES, MESSAGE_ENTRIES_MAX, TAIL_CACHE_BYTES_MAX,
-};
+use crate::limits::{Bounds, ENTRY_OVERHEAD_BYTES, MESSAGE_ENTRIES_MAX, TAIL_CACHE_BYTES_MAX};
 use crate::types::{Ballot, Entry, Slot};
 
 /// A contiguous end of the log.

@@ -172,12 +172,6 @@ impl Replica {
         !self.core.acceptor.durable().is_writing()
     }
 
-    /// How many slots of the log are not known to be decided.
-    #[must_use]
-    pub fn open_slots(&self) -> u64 {
-        self.core.acceptor.log().open_slots()
-    }
-
     fn pass_time(&mut self, now: Time) {
         let stalled = now.micros_since(self.core.now) > self.core.timing.leader_timeout_micros / 2;
         self.core.now = self.core.now.max(now);

@@ -27,7 +27,11 @@ fn the_same_seed_gives_the_same_run() {
     let first: Vec<u64> = (0..20).map(hashes).collect();
     let second: Vec<u64> = (0..20).map(hashes).collect();
     assert_eq!(first, second);
-    assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 20, "seeds differ from each other");
+    assert_eq!(
+        first.iter().collect::<BTreeSet<_>>().len(),
+        20,
+        "seeds differ from each other"
+    );
 }
 
 /// Each bug and a seed that catches it; `cargo xtask seeds --planted NAME` finds others.
@@ -36,7 +40,10 @@ const CAUGHT: [(Planted, u64); 0] = [];
 #[test]
 fn every_planted_bug_is_caught() {
     for (planted, seed) in CAUGHT {
-        let options = Options { planted: Some(planted), ..Options::seed(seed) };
+        let options = Options {
+            planted: Some(planted),
+            ..Options::seed(seed)
+        };
         let violation = run_quietly(options).expect_err(&format!("{planted:?} passed seed {seed}"));
         println!("{planted:?}: seed {seed}: {violation}");
     }

@@ -1,8 +1,9 @@
-//! Chores of the workspace: `cargo xtask tidy`, `cargo xtask test`.
+//! Chores of the workspace: `cargo xtask tidy`, `cargo xtask test`, `cargo xtask seeds`.
 //!
 //! Nothing of the product lives here, and nothing of the product depends on it.
 
 mod packages;
+mod seeds;
 mod test;
 mod tidy;
 
@@ -25,12 +26,15 @@ enum Command {
     Test(test::TestArgs),
     /// Checks what neither compiler nor formatter does: purity, dependencies, sizes, headers.
     Tidy,
+    /// Runs seeds of the consensus simulator, or replays one and tells its story.
+    Seeds(seeds::SeedsArgs),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Test(arguments) => test::run(&arguments),
         Command::Tidy => tidy::run(&workspace_root()),
+        Command::Seeds(arguments) => seeds::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -76,10 +76,17 @@ impl LogStore for Disk {
             content.log.truncate(from.0 as usize - 1);
         }
         for entry in &batch.entries {
-            assert_eq!(entry.slot.0, content.log.len() as u64 + 1, "a write continues the log");
+            assert_eq!(
+                entry.slot.0,
+                content.log.len() as u64 + 1,
+                "a write continues the log"
+            );
             content.log.push(entry.clone());
         }
-        assert!(batch.decided.0 <= content.log.len() as u64, "what is decided is in the log");
+        assert!(
+            batch.decided.0 <= content.log.len() as u64,
+            "what is decided is in the log"
+        );
         Ok(())
     }
 

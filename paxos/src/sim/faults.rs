@@ -35,13 +35,16 @@ impl Cluster {
     }
 
     pub(super) fn inject_fault(&mut self) -> Result<(), Violation> {
-        let Some(kind) = self.draw_kind() else { return Ok(()) };
+        let Some(kind) = self.draw_kind() else {
+            return Ok(());
+        };
         let node = self.dice.index(self.nodes.len());
         let lasts = self.dice.around(self.plan.timing.leader_timeout_micros * 2);
         let until = self.now + lasts;
         self.report.faults += 1;
         let id = self.nodes[node].id;
-        self.story.landmark(self.now, || format!("{kind:?} at node {id} for {lasts} us"));
+        self.story
+            .landmark(self.now, || format!("{kind:?} at node {id} for {lasts} us"));
         match kind {
             Kind::Crash => self.crash(node, until)?,
             Kind::CrashOfSeveral => {
@@ -62,7 +65,8 @@ impl Cluster {
 
     /// Ends all faults. Nodes that are down start again.
     pub(super) fn heal(&mut self) -> Result<(), Violation> {
-        self.story.landmark(self.now, || "all faults end".to_owned());
+        self.story
+            .landmark(self.now, || "all faults end".to_owned());
         self.network.heal();
         for node in 0..self.nodes.len() {
             self.nodes[node].paused_until = 0;
@@ -90,7 +94,8 @@ impl Cluster {
         if let Some(batch) = in_flight.filter(|_| kept) {
             self.make_durable(node, &batch)?;
         }
-        self.story.landmark(self.now, || format!("node {id} crashes"));
+        self.story
+            .landmark(self.now, || format!("node {id} crashes"));
         self.schedule(until, Event::Restart { node });
         Ok(())
     }
@@ -112,7 +117,8 @@ impl Cluster {
         for peer in 0..self.nodes.len() {
             if peer != node && self.dice.chance(0.6) {
                 let (from, to) = if outwards { (node, peer) } else { (peer, node) };
-                self.network.cut(self.nodes[from].id, self.nodes[to].id, until);
+                self.network
+                    .cut(self.nodes[from].id, self.nodes[to].id, until);
             }
         }
     }
@@ -122,7 +128,8 @@ impl Cluster {
         for from in 0..self.nodes.len() {
             for to in 0..self.nodes.len() {
                 if sides[from] != sides[to] {
-                    self.network.cut(self.nodes[from].id, self.nodes[to].id, until);
+                    self.network
+                        .cut(self.nodes[from].id, self.nodes[to].id, until);
                 }
             }
         }

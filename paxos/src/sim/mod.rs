@@ -38,7 +38,11 @@ impl Options {
     /// Only the seed is given.
     #[must_use]
     pub fn seed(seed: u64) -> Options {
-        Options { seed, nodes: None, planted: None }
+        Options {
+            seed,
+            nodes: None,
+            planted: None,
+        }
     }
 
     /// The command that replays this run.
@@ -88,7 +92,7 @@ pub struct Report {
 impl Report {
     /// Adds another run.
     pub fn add(&mut self, other: &Report) {
-        self.trace_hash = self.trace_hash.rotate_left(1) ^ other.trace_hash;
+        self.trace_hash = self.trace_hash.wrapping_add(other.trace_hash);
         self.messages += other.messages;
         self.lost += other.lost;
         self.elections += other.elections;
@@ -134,7 +138,11 @@ pub fn run(options: Options) -> Result<Report, Box<Failure>> {
         // Telling costs time, and the same seed does the same again.
         let (again, story) = tell(options);
         let violation = again.err().unwrap_or(violation);
-        Box::new(Failure { options, violation, story })
+        Box::new(Failure {
+            options,
+            violation,
+            story,
+        })
     })
 }
 
@@ -160,6 +168,9 @@ fn simulate(options: Options, story: &Story) -> Result<Report, Violation> {
     catch_unwind(run).unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str);
         let said = said.or(panic.downcast_ref::<&str>().copied());
-        Err(Violation::new("assertion", said.unwrap_or("panicked").to_owned()))
+        Err(Violation::new(
+            "assertion",
+            said.unwrap_or("panicked").to_owned(),
+        ))
     })
 }

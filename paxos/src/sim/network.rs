@@ -19,7 +19,11 @@ const HEALTHY_DELAY_MICROS: u64 = 200;
 
 impl Network {
     pub(super) fn new() -> Network {
-        Network { cut_until: BTreeMap::new(), last_arrival: BTreeMap::new(), healed: false }
+        Network {
+            cut_until: BTreeMap::new(),
+            last_arrival: BTreeMap::new(),
+            healed: false,
+        }
     }
 
     pub(super) fn cut(&mut self, from: NodeId, to: NodeId, until: u64) {
@@ -43,7 +47,10 @@ impl Network {
         if self.healed {
             return vec![self.ordered((from, to), now + HEALTHY_DELAY_MICROS)];
         }
-        let cut = self.cut_until.get(&(from, to)).is_some_and(|until| *until > now);
+        let cut = self
+            .cut_until
+            .get(&(from, to))
+            .is_some_and(|until| *until > now);
         if cut || dice.chance(plan.loss) {
             return Vec::new();
         }
@@ -56,7 +63,11 @@ impl Network {
             }
             let arrival = now + delay;
             let in_any_order = plan.reordering;
-            arrivals.push(if in_any_order { arrival } else { self.ordered((from, to), arrival) });
+            arrivals.push(if in_any_order {
+                arrival
+            } else {
+                self.ordered((from, to), arrival)
+            });
         }
         arrivals
     }

@@ -84,7 +84,10 @@ impl Node {
         self.state = StateHash::default();
         self.applied = recovered.decided;
         for slot in 1..=recovered.decided.0 {
-            let entry = self.disk.entry(Slot(slot)).expect("decided entries are on disk");
+            let entry = self
+                .disk
+                .entry(Slot(slot))
+                .expect("decided entries are on disk");
             self.state.apply(&entry);
         }
         let started = Replica::new(config, recovered, self.clock.local(now));

@@ -39,7 +39,9 @@ impl Story {
 
     /// All landmarks and the last steps, in order.
     pub(super) fn lines(&self) -> Vec<String> {
-        let Some(lines) = &self.0 else { return Vec::new() };
+        let Some(lines) = &self.0 else {
+            return Vec::new();
+        };
         let lines = lines.borrow();
         let mut all: Vec<_> = lines.landmarks.iter().chain(&lines.steps).collect();
         all.sort();

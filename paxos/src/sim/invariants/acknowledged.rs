@@ -55,7 +55,9 @@ impl AcknowledgedSurvives {
         batch: &WriteBatch,
         decided: &OneValue,
     ) -> Result<(), Violation> {
-        let Some(from) = batch.truncate_from else { return Ok(()) };
+        let Some(from) = batch.truncate_from else {
+            return Ok(());
+        };
         for slot in from.0..=disk.end().0.min(decided.count()) {
             let slot = Slot(slot);
             let held = disk.entry(slot);
@@ -68,12 +70,7 @@ impl AcknowledgedSurvives {
         Ok(())
     }
 
-    fn check(
-        &self,
-        node: NodeId,
-        spoken: (Ballot, Slot),
-        disk: &Disk,
-    ) -> Result<(), Violation> {
+    fn check(&self, node: NodeId, spoken: (Ballot, Slot), disk: &Disk) -> Result<(), Violation> {
         let (ballot, end) = spoken;
         let (durable, there) = (disk.accepted(), disk.end());
         // Under a higher promise, decided entries may replace the end of an older log.

@@ -32,7 +32,8 @@ impl OneValue {
 
     /// The entry decided for a slot.
     pub(crate) fn get(&self, slot: Slot) -> Option<&Entry> {
-        self.decided.get(usize::try_from(slot.0.checked_sub(1)?).ok()?)
+        self.decided
+            .get(usize::try_from(slot.0.checked_sub(1)?).ok()?)
     }
 
     /// The highest ballot under which anything was decided.
@@ -69,7 +70,9 @@ impl OneValue {
         let from = self.counted.get(&ballot).copied().unwrap_or_default();
         for slot in from.0 + 1..=decided.0 {
             let entry = disk.entry(Slot(slot)).expect("it is on this disk");
-            self.decide(&entry, || format!("the disks of a quorum, under ballot {ballot},"))?;
+            self.decide(&entry, || {
+                format!("the disks of a quorum, under ballot {ballot},")
+            })?;
         }
         self.counted.insert(ballot, decided.max(from));
         Ok(())
@@ -101,7 +104,10 @@ impl OneValue {
         if entry.kind == EntryKind::NewLeader {
             return Ok(());
         }
-        let number = entry.payload.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes));
+        let number = entry
+            .payload
+            .first_chunk::<8>()
+            .map(|bytes| u64::from_le_bytes(*bytes));
         let proposed = number.and_then(|number| self.proposed.get_mut(number as usize));
         match proposed {
             Some(slot @ None) => {

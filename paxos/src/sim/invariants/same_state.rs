@@ -41,7 +41,10 @@ impl SameState {
             }
             _ => {
                 let detail = format!("node {node} differs after slot {slot}");
-                Err(Violation::new("replicas that applied the same slot are equal", detail))
+                Err(Violation::new(
+                    "replicas that applied the same slot are equal",
+                    detail,
+                ))
             }
         }
     }
