@@ -83,10 +83,14 @@ impl LockGuard {
         self.grant.lease.session
     }
 
-    /// Until when the lock is held at least, on the boot-time clock. Every renewal moves it.
+    /// Until when nobody else is granted the lock, on the boot-time clock, short of a break "at
+    /// once" or the guard's own release. Every renewal moves it while the lock is not lost.
+    ///
+    /// After a loss it stays where it was: the holder of a lock that an operator breaks has until
+    /// then to stop.
     #[must_use]
     pub fn deadline(&self) -> Time {
-        self.grant.lease.last_deadline()
+        self.grant.deadline()
     }
 
     /// How long it is to the deadline; zero once the lock is lost.
@@ -106,6 +110,9 @@ impl LockGuard {
     }
 
     /// Resolves when the lock must not be relied on any more. Cancel-safe.
+    ///
+    /// A lock that an operator breaks moves on when this guard is dropped or released, or at the
+    /// [deadline](LockGuard::deadline): so stop first, then let go.
     pub async fn lost(&self) -> LostReason {
         self.grant.lost().await
     }

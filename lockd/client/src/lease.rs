@@ -110,7 +110,8 @@ pub(crate) struct Grant {
     pub(crate) ticket: Option<TicketText>,
     pub(crate) acquire: Sequence,
     pub(crate) lease: Arc<Lease>,
-    lost: OnceLock<LostReason>,
+    /// Why it was lost, and its last deadline.
+    lost: OnceLock<(LostReason, Time)>,
     changed: Notify,
 }
 
@@ -136,12 +137,12 @@ impl Grant {
     /// The grant is over, whatever becomes of its session.
     pub(crate) fn lose(&self, reason: LostReason) {
         // Whoever sets it first says why.
-        let _ = self.lost.set(reason);
+        let _ = self.lost.set((reason, self.lease.last_deadline()));
         self.changed.notify_waiters();
     }
 
     pub(crate) fn state(&self) -> GuardState {
-        if let Some(reason) = self.lost.get() {
+        if let Some((reason, _)) = self.lost.get() {
             let reason = reason.clone();
             return GuardState::Lost { reason };
         }
@@ -150,6 +151,13 @@ impl Grant {
             self.lose(reason.clone());
         }
         state
+    }
+
+    /// Until when nobody else is granted the lock. A renewal of its session after the loss does
+    /// not move it.
+    pub(crate) fn deadline(&self) -> Time {
+        let lost = self.lost.get();
+        lost.map_or_else(|| self.lease.last_deadline(), |(_, deadline)| *deadline)
     }
 
     /// Resolves when the grant is lost. Looks at the clock itself, so that it does not depend
@@ -162,7 +170,7 @@ impl Grant {
             if let GuardState::Lost { reason } = self.state() {
                 return reason;
             }
-            let left = self.lease.last_deadline().since(clock::now());
+            let left = self.deadline().since(clock::now());
             let look = left.min(LOOK_EVERY) + Duration::from_millis(1);
             tokio::select! {
                 () = changed => {}

@@ -165,7 +165,7 @@ impl Slot {
 
     /// One guard has lost its lock.
     pub(crate) fn grant_lost(&mut self, acquire: Sequence, reason: String) {
-        if let Some(grant) = self.grants.remove(&acquire) {
+        if let Some(grant) = self.grants.get(&acquire) {
             grant.lose(LostReason::Broken { reason });
         }
     }

@@ -137,7 +137,8 @@ pub enum Output<W> {
         /// Why the session is over.
         ended: Ended,
     },
-    /// This grant must not be believed in any more. Its release is on its way.
+    /// This grant must not be believed in any more. It is released when its holder lets go;
+    /// otherwise the cell takes it when the lease that was known here must have ended.
     GrantLost {
         /// Number of the acquisition.
         acquire: Sequence,
@@ -172,6 +173,14 @@ enum Phase {
     Over(Ended),
 }
 
+#[derive(Debug)]
+struct Held {
+    lock: LockName,
+    token: Token,
+    /// It is being taken away, and its holder was told.
+    taken: bool,
+}
+
 /// The state of one session. `W` is whatever the caller wants back with an outcome.
 #[derive(Debug)]
 pub struct SessionCore<W> {
@@ -184,7 +193,7 @@ pub struct SessionCore<W> {
     open_at: Time,
     renewal: Renewal,
     requests: Requests<W>,
-    grants: BTreeMap<Sequence, (LockName, Token)>,
+    grants: BTreeMap<Sequence, Held>,
     busy: Backoff,
     outputs: VecDeque<Output<W>>,
 }
@@ -358,7 +367,7 @@ impl<W> SessionCore<W> {
 
     fn release(&mut self, acquire: Sequence, waiter: W) {
         match self.grants.remove(&acquire) {
-            Some((lock, token)) => {
+            Some(Held { lock, token, .. }) => {
                 let release = Operation::Release { lock, token };
                 self.requests.push(Entry::new(release, Some(waiter)));
             }
@@ -439,7 +448,8 @@ impl<W> SessionCore<W> {
                 self.finish(sequence, entry.waiter, Outcome::Over, None);
             }
             (Operation::Acquire { lock, .. }, Outcome::Granted { token }) => {
-                self.grants.insert(sequence, (lock, *token));
+                let (token, taken) = (*token, false);
+                self.grants.insert(sequence, Held { lock, token, taken });
                 self.finish(sequence, entry.waiter, outcome, ticket);
             }
             (Operation::Cancel { acquire }, _) => {
@@ -471,11 +481,12 @@ impl<W> SessionCore<W> {
     }
 
     fn lost(&mut self, acquire: Sequence, reason: String) {
-        if let Some((lock, token)) = self.grants.remove(&acquire) {
-            let release = Operation::Release { lock, token };
-            self.requests.push(Entry::new(release, None));
-            let lost = Output::GrantLost { acquire, reason };
-            self.outputs.push_back(lost);
+        if let Some(held) = self.grants.get_mut(&acquire) {
+            // The cell repeats it with every renewal.
+            if !std::mem::replace(&mut held.taken, true) {
+                let lost = Output::GrantLost { acquire, reason };
+                self.outputs.push_back(lost);
+            }
         } else if let Some(entry) = self.requests.get_mut(acquire) {
             entry.taken = true;
         }

@@ -321,15 +321,21 @@ fn a_release_names_its_token_and_a_second_one_finds_nothing_held() {
 }
 
 #[test]
-fn a_broken_lock_is_released_at_once_so_that_it_can_move() {
+fn the_holder_of_a_broken_lock_is_told_once_and_its_release_lets_the_lock_move() {
     let mut core = opened();
     give(&mut core, 20, submit(1, "a"));
     give(&mut core, 21, granted(1, 3));
     let acquire = Sequence(1);
+    let lost = |reason: &str| {
+        let reason = reason.to_owned();
+        Input::Lost { acquire, reason }
+    };
     let reason = "maintenance".to_owned();
-    let lost = Input::Lost { acquire, reason };
-    let outputs = give(&mut core, 22, lost);
-    assert!(matches!(outputs[0], Output::GrantLost { .. }));
+    let told = [Output::GrantLost { acquire, reason }];
+    assert_eq!(give(&mut core, 22, lost("maintenance")), told);
+    assert_eq!(give(&mut core, 23, lost("maintenance")), []);
+    let waiter = "r";
+    let outputs = give(&mut core, 24, Input::Release { acquire, waiter });
     let (lock, token) = (name(), Token(3));
     assert_eq!(operations(&outputs), [Operation::Release { lock, token }]);
 }
