@@ -33,6 +33,9 @@ pub(crate) struct SeedsArgs {
     /// Plant this bug, to see that it is found.
     #[arg(long, value_name = "NAME", value_parser = parse_planted)]
     planted: Option<Planted>,
+    /// Check only what users would notice, not what each node says about its own disk.
+    #[arg(long)]
+    outcomes_only: bool,
     /// How many seeds to run at the same time [default: one for each processor].
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
@@ -56,6 +59,7 @@ impl SeedsArgs {
             seed,
             nodes: self.nodes,
             planted: self.planted,
+            outcomes_only: self.outcomes_only,
         }
     }
 }

@@ -54,7 +54,10 @@ impl Cluster {
                     }
                 }
             }
-            Kind::Pause => self.nodes[node].paused_until = until,
+            Kind::Pause => {
+                self.nodes[node].paused_until = until;
+                self.schedule(until, Event::Wake { node });
+            }
             Kind::OneWayCut => self.cut_some_links(node, until),
             Kind::Partition => self.partition(until),
             Kind::SlowDisk => self.nodes[node].disk_slow_until = until,

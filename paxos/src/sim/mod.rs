@@ -8,6 +8,7 @@
 mod cluster;
 mod dice;
 mod disk;
+mod driver;
 mod faults;
 pub mod invariants;
 mod network;
@@ -32,6 +33,10 @@ pub struct Options {
     pub nodes: Option<usize>,
     /// A bug to plant in every node.
     pub planted: Option<Planted>,
+    /// Check only what users would notice (two values for a slot, different states, stale
+    /// confirms, no progress), not what each node says about its own disk. To see what a bug that
+    /// would be caught early leads to.
+    pub outcomes_only: bool,
 }
 
 impl Options {
@@ -42,6 +47,7 @@ impl Options {
             seed,
             nodes: None,
             planted: None,
+            outcomes_only: false,
         }
     }
 
@@ -54,6 +60,9 @@ impl Options {
         }
         if let Some(bug) = self.planted {
             command += &format!(" --planted {bug:?}");
+        }
+        if self.outcomes_only {
+            command += " --outcomes-only";
         }
         command
     }

@@ -15,10 +15,10 @@ pub(super) struct Plan {
     pub(super) faulty_micros: u64,
     pub(super) loss: f64,
     pub(super) duplication: f64,
-    /// Messages of one link may overtake each other.
+    /// Messages of one link may overtake each other, and some come very late.
     pub(super) reordering: bool,
     pub(super) delay_micros: u64,
-    /// Probability of a delay much longer than usual.
+    /// Probability of a message to come so late, if there is any reordering.
     pub(super) late: f64,
     pub(super) disk_micros: u64,
     /// Mean time from one fault to the next, microseconds.
