@@ -77,6 +77,7 @@ mod handle;
 mod lease;
 mod link;
 mod lock;
+mod probe;
 mod query;
 mod sessions;
 mod slot;
@@ -95,5 +96,6 @@ pub use guard::{GuardState, LockGuard};
 pub use lock::{LockBuilder, NameArg, Wait};
 /// The protocol's types, for what appears in this crate's interface.
 pub use lockd_protocol as protocol;
+pub use probe::probe;
 pub use query::Page;
 pub use slot::Broken;

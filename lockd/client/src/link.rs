@@ -68,6 +68,30 @@ impl DialError {
     }
 }
 
+impl DialError {
+    /// The same as an error of the interface.
+    pub(crate) fn at(self, address: &str, ours: CellId, within: Duration) -> ConnectError {
+        let address = address.to_owned();
+        match self {
+            DialError::CertificateRefused(detail) => {
+                ConnectError::CertificateRefused { address, detail }
+            }
+            DialError::NodeNotTrusted(detail) => ConnectError::NodeNotTrusted { address, detail },
+            DialError::OtherCell(theirs) => ConnectError::OtherCell {
+                address,
+                ours,
+                theirs,
+            },
+            DialError::Version(detail) => ConnectError::Version { address, detail },
+            DialError::Rejected(reason) => ConnectError::Rejected { address, reason },
+            DialError::Unreachable(detail) => ConnectError::Unreachable {
+                within,
+                tried: format!("{address}: {detail}"),
+            },
+        }
+    }
+}
+
 /// Every address that was tried, with what happened there.
 #[derive(Debug, Default)]
 pub(crate) struct DialErrors(Vec<(String, DialError)>);
@@ -91,21 +115,7 @@ impl DialErrors {
         let rejected = |(_, error): &(String, DialError)| matches!(error, DialError::Rejected(_));
         let at = first.or_else(|| self.0.iter().position(rejected))?;
         let (address, error) = self.0.swap_remove(at);
-        Some(match error {
-            DialError::CertificateRefused(detail) => {
-                ConnectError::CertificateRefused { address, detail }
-            }
-            DialError::NodeNotTrusted(detail) => ConnectError::NodeNotTrusted { address, detail },
-            DialError::OtherCell(theirs) => ConnectError::OtherCell {
-                address,
-                ours,
-                theirs,
-            },
-            DialError::Version(detail) => ConnectError::Version { address, detail },
-            DialError::Rejected(reason) | DialError::Unreachable(reason) => {
-                ConnectError::Rejected { address, reason }
-            }
-        })
+        Some(error.at(&address, ours, Duration::ZERO))
     }
 }
 

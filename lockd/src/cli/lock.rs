@@ -1,0 +1,155 @@
+//! `lockd lock`: runs a command while holding a lock.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use lockd_client::protocol::LockName;
+use lockd_client::{Client, LockGuard, ReleaseError, Wait};
+
+use super::child::{Child, Signals};
+use super::config::ConfigArgs;
+use super::exit::{self, Failure};
+use super::run_async;
+use super::supervise::{Lease, Outcome, supervise};
+
+/// How long the cell gets to confirm the end.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Runs a command while holding a lock
+///
+/// The command is run without a shell, in a process group of its own, with LOCKD_LOCK,
+/// LOCKD_TOKEN, LOCKD_TICKET and LOCKD_SESSION in its environment. The lock is given back when
+/// the command has ended.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The lock
+    name: LockName,
+    /// Do not wait if the lock is taken
+    #[arg(long = "try", conflicts_with = "wait")]
+    no_wait: bool,
+    /// Wait at most this long, such as 5s or 2m; else until the lock is free
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    wait: Option<Duration>,
+    /// How long the lock outlives this process, should it die or be cut off
+    #[arg(long, value_name = "TIME", default_value = "10s",
+          value_parser = humantime::parse_duration)]
+    ttl: Duration,
+    /// What to do to the command when the lock is being lost
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnLost::Term)]
+    on_lost: OnLost,
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// What to do to the command when the lock is being lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum OnLost {
+    /// SIGTERM to its process group in time, and SIGKILL before anyone else can have the lock
+    Term,
+    /// SIGKILL to its process group before anyone else can have the lock
+    Kill,
+    /// Nothing: the data must be fenced
+    Ignore,
+}
+
+impl Args {
+    #[cfg(test)]
+    pub(super) fn command(&self) -> &[OsString] {
+        &self.command
+    }
+
+    fn wait(&self) -> Wait {
+        match (self.no_wait, self.wait) {
+            (true, _) => Wait::Try,
+            (false, Some(limit)) => Wait::For(limit),
+            (false, None) => Wait::Forever,
+        }
+    }
+}
+
+pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
+    run_async(async {
+        let mut signals = Signals::catch()?;
+        let connect = args
+            .config
+            .client()?
+            .ttl(args.ttl)
+            .label(label(&args.command))
+            .connect();
+        let client = tokio::select! {
+            client = connect => client?,
+            signal = signals.next_but_child() => return Ok(interrupted(signal)),
+        };
+        let result = hold(&args, &client, &mut signals).await;
+        // Whatever happened, the cell should know at once that nobody is here any more.
+        let _ = tokio::time::timeout(FAREWELL, client.close()).await;
+        result
+    })
+}
+
+/// Acquires the lock, runs the command, gives the lock back.
+async fn hold(args: &Args, client: &Client, signals: &mut Signals) -> Result<ExitCode, Failure> {
+    let acquire = client.lock(&args.name).wait(args.wait()).acquire();
+    let guard = tokio::select! {
+        guard = acquire => guard.map_err(|error| {
+            let Failure { code, message } = error.into();
+            Failure::new(code, format!("{}: {message}", args.name))
+        })?,
+        signal = signals.next_but_child() => return Ok(interrupted(signal)),
+    };
+    let mut child = Child::start(&args.command, &environment(&guard))?;
+    let lease = Lease::new(args.ttl);
+    let outcome = supervise(&mut child, &guard, lease, args.on_lost, signals).await?;
+    match outcome {
+        Outcome::Ended(code) => {
+            give_back(guard).await;
+            Ok(ExitCode::from(code))
+        }
+        Outcome::Lost(why) => {
+            let name = args.name.clone();
+            give_back(guard).await;
+            Err(Failure::new(exit::LOST, format!("{name} was lost: {why}")))
+        }
+    }
+}
+
+async fn give_back(guard: LockGuard) {
+    let name = guard.name().clone();
+    let unconfirmed = match tokio::time::timeout(FAREWELL, guard.release()).await {
+        Ok(Ok(_) | Err(ReleaseError::SessionLost(_))) => false,
+        Ok(Err(_)) | Err(_) => true,
+    };
+    if unconfirmed {
+        eprintln!("lockd: {name}: the cell cannot be reached, the lock is free when its TTL ends");
+    }
+}
+
+fn environment(guard: &LockGuard) -> Vec<(&'static str, String)> {
+    let mut all = vec![
+        ("LOCKD_LOCK", guard.name().to_string()),
+        ("LOCKD_TOKEN", guard.token().to_string()),
+        ("LOCKD_SESSION", guard.session().to_string()),
+    ];
+    all.extend(guard.ticket().map(|t| ("LOCKD_TICKET", t.to_string())));
+    all
+}
+
+fn label(command: &[OsString]) -> String {
+    let command = command.first().map(|c| c.to_string_lossy());
+    let command = command.unwrap_or_default();
+    let short: String = command
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(50)
+        .collect();
+    format!("lockd lock: {short}[{}]", std::process::id())
+}
+
+fn interrupted(signal: rustix::process::Signal) -> ExitCode {
+    ExitCode::from(exit::by_signal(signal.as_raw()))
+}
