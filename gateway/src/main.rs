@@ -1,2 +1,7 @@
 //! The gateway as a program.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gateway::cli::run(std::env::args_os())
+}

@@ -1,0 +1,87 @@
+//! The lock service asked through its own client, which is connected when it is first needed: a
+//! gateway starts, and serves what is admitted already, without a cell.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use lockd_client::{Client, ClientConfig, Wait};
+use lockd_protocol::types::{LockName, Token};
+use tokio::sync::OnceCell;
+
+use super::{Answer, Cell, CellError};
+
+/// TTL of the session that draws a token. It holds its lock for a moment only.
+const DRAW_TTL: Duration = Duration::from_secs(5);
+
+/// A cell, by its client configuration.
+pub struct LockdCell {
+    config: PathBuf,
+    client: OnceCell<Client>,
+}
+
+impl LockdCell {
+    /// A cell that is not yet connected to.
+    #[must_use]
+    pub fn new(client_config: PathBuf) -> LockdCell {
+        LockdCell {
+            config: client_config,
+            client: OnceCell::new(),
+        }
+    }
+
+    async fn client(&self) -> Result<&Client, CellError> {
+        self.client
+            .get_or_try_init(|| async {
+                let config = ClientConfig::load(&self.config).map_err(failed)?;
+                let builder = Client::builder()
+                    .config(config)
+                    .label("gateway")
+                    .ttl(DRAW_TTL);
+                builder.without_session().connect().await.map_err(failed)
+            })
+            .await
+    }
+}
+
+impl Cell for LockdCell {
+    fn grants<'a>(&'a self, lock: &'a LockName, token: Token) -> Answer<'a, bool> {
+        Box::pin(async move {
+            // The lock itself comes first among those that begin with its name.
+            let client = self.client().await?;
+            let page = client
+                .locks_page(lock.as_str(), None, 1)
+                .await
+                .map_err(failed)?;
+            Ok(page
+                .items
+                .first()
+                .is_some_and(|held| held.lock == *lock && held.token == token))
+        })
+    }
+
+    /// Takes a lock of its own: its token is above every one granted before.
+    fn draw(&self) -> Answer<'_, Token> {
+        Box::pin(async move {
+            let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            let nanos = since_epoch.map_or(0, |time| time.as_nanos());
+            let name = format!("lockd/gateway/era/{}-{nanos}", std::process::id());
+            let client = self.client().await?;
+            let guard = client
+                .lock(name)
+                .wait(Wait::Try)
+                .without_ticket()
+                .acquire()
+                .await;
+            let guard = guard.map_err(failed)?;
+            let token = guard.token();
+            if let Err(error) = guard.release().await {
+                tracing::debug!(%error, "the lock of a drawn token ends with its session");
+            }
+            Ok(token)
+        })
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> CellError {
+    CellError(error.to_string())
+}

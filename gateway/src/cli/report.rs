@@ -1,0 +1,144 @@
+//! `gateway check` and `gateway fences`: what is printed.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::{CHECK_FAILED, Failure, UNREACHABLE, runtime};
+use crate::cell::StaticCell;
+use crate::config::{Config, PostgresConfig, Upstream};
+use crate::limits::FENCES_LISTED_MAX;
+use crate::postgres::Gateway;
+use crate::postgres::check::{self, Severity};
+use crate::server::ServeError;
+use crate::store::engine::Store;
+use crate::tickets;
+
+/// Prints what is missing and the SQL that mends it.
+pub(super) fn check(postgres: &PostgresConfig) -> Result<(), Failure> {
+    let findings = runtime()?.block_on(check::check(postgres))?;
+    let mut problems = 0;
+    for finding in &findings {
+        let word = match finding.severity {
+            Severity::Problem => "problem",
+            Severity::Note => "note",
+        };
+        problems += usize::from(finding.severity == Severity::Problem);
+        println!("{word}: {}", finding.what);
+        for line in finding.remedy.iter().flat_map(|remedy| remedy.lines()) {
+            println!("    {line}");
+        }
+    }
+    match problems {
+        0 => {
+            println!("the fence holds for {} guard rules", postgres.guards.len());
+            Ok(())
+        }
+        count => Err(Failure {
+            code: CHECK_FAILED,
+            message: format!("the fence does not hold: {count} problems"),
+        }),
+    }
+}
+
+/// One lock's mark, in the words of whatever keeps it.
+struct Fence {
+    lock: String,
+    token: String,
+    drained: Option<bool>,
+    sessions: Option<(i64, i64)>,
+}
+
+/// Prints the highest token admitted for each lock.
+pub(super) fn fences(file: &Path, as_json: bool) -> Result<(), Failure> {
+    let config = Config::load(file)?;
+    let fences = match &config.upstream {
+        Upstream::Postgres(postgres) => of_postgres(&config, postgres)?,
+        Upstream::Store(store) => {
+            let (store, _writer) = Store::open(&store.data).map_err(ServeError::Store)?;
+            let marks = store.marks().map_err(unreachable)?;
+            let fence = |(lock, token): (String, _)| Fence {
+                lock,
+                token: format!("{token}"),
+                drained: None,
+                sessions: None,
+            };
+            marks.into_iter().map(fence).collect()
+        }
+    };
+    let mut out = std::io::stdout().lock();
+    let written = if as_json {
+        print_json(&mut out, &fences)
+    } else {
+        print_text(&mut out, &fences)
+    };
+    written.map_err(unreachable)
+}
+
+fn of_postgres(config: &Config, postgres: &PostgresConfig) -> Result<Vec<Fence>, Failure> {
+    let verifier = tickets::verifier(&config.cell)?;
+    let cell = Arc::new(StaticCell::default());
+    let gateway = Gateway::new(config, postgres, verifier, cell).map_err(ServeError::Tls)?;
+    let most = i32::try_from(FENCES_LISTED_MAX).unwrap_or(i32::MAX);
+    let marks = runtime()?
+        .block_on(gateway.admin().marks(most))
+        .map_err(ServeError::Upstream)?;
+    let fence = |mark: crate::postgres::admin::Mark| Fence {
+        lock: mark.lock,
+        token: mark.token.to_string(),
+        drained: Some(mark.drained == mark.token),
+        sessions: Some((mark.sessions, mark.stale_sessions)),
+    };
+    Ok(marks.into_iter().map(fence).collect())
+}
+
+fn print_json(out: &mut impl Write, fences: &[Fence]) -> std::io::Result<()> {
+    let fences: Vec<_> = fences
+        .iter()
+        .map(|fence| {
+            let mut object = json!({ "lock": fence.lock, "token": fence.token });
+            if let (Some(drained), Some((sessions, stale))) = (fence.drained, fence.sessions) {
+                object["drained"] = json!(drained);
+                object["sessions"] = json!(sessions);
+                object["stale_sessions"] = json!(stale);
+            }
+            object
+        })
+        .collect();
+    writeln!(out, "{}", json!({ "schema": 1, "fences": fences }))
+}
+
+fn print_text(out: &mut impl Write, fences: &[Fence]) -> std::io::Result<()> {
+    writeln!(
+        out,
+        "{:>20}  {:>8}  {:>5}  LOCK",
+        "TOKEN", "SESSIONS", "STALE"
+    )?;
+    for fence in fences {
+        let (sessions, stale) = fence
+            .sessions
+            .map_or((String::new(), String::new()), |(s, t)| {
+                (s.to_string(), t.to_string())
+            });
+        let closing = if fence.drained == Some(false) {
+            "  (closing)"
+        } else {
+            ""
+        };
+        writeln!(
+            out,
+            "{:>20}  {sessions:>8}  {stale:>5}  {}{closing}",
+            fence.token, fence.lock
+        )?;
+    }
+    Ok(())
+}
+
+fn unreachable(error: impl std::fmt::Display) -> Failure {
+    Failure {
+        code: UNREACHABLE,
+        message: error.to_string(),
+    }
+}

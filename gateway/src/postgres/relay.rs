@@ -1,0 +1,374 @@
+//! The relay of one session: both directions at once, through fixed buffers, until either side
+//! ends. Where the client shows a ticket it stops, waits until the session is idle, has it
+//! admitted, and only then goes on reading.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::buffer::Buffer;
+use super::from_client::{Form, FromClient, Refused, Shown, Stop, Why};
+use super::from_server::FromServer;
+use super::idle::{Idle, Transaction};
+use super::messages::{self, Severity};
+use super::session::Session;
+use super::upstream::Stream;
+use crate::fence::refusal::Refusal;
+
+/// How a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum End {
+    #[error("the client closed its connection")]
+    Client,
+    #[error("the server closed its connection")]
+    Server,
+    #[error("the client's connection broke: {0}")]
+    ClientBroke(io::Error),
+    #[error("the server's connection broke: {0}")]
+    ServerBroke(io::Error),
+    #[error("the client was told to go: {0}")]
+    Told(String),
+}
+
+/// Both legs and what is between them.
+pub(super) struct Relay {
+    client: Stream,
+    server: Stream,
+    from_client: FromClient,
+    from_server: FromServer,
+    idle: Idle,
+    session: Session,
+    /// The client says no more; what it has said still goes to the server.
+    client_ended: bool,
+    /// Bytes have been written that a TLS stream may still hold.
+    flush_client: bool,
+    flush_server: bool,
+}
+
+impl Relay {
+    pub(super) fn new(
+        client: Stream,
+        server: Stream,
+        client_ahead: &[u8],
+        server_ahead: &[u8],
+        session: Session,
+    ) -> Relay {
+        Relay {
+            client,
+            server,
+            from_client: FromClient::new(client_ahead),
+            from_server: FromServer::new(server_ahead),
+            idle: Idle::default(),
+            session,
+            client_ended: false,
+            flush_client: false,
+            flush_server: false,
+        }
+    }
+
+    /// Relays until the end, tells the client if it is owed a word, and cleans up.
+    pub(super) async fn run(mut self) -> End {
+        let end = self.relay().await;
+        let told = match &end {
+            End::Server | End::ServerBroke(_) => self.farewell().await,
+            _ => Ok(()),
+        };
+        if let Err(error) = told {
+            tracing::debug!(%error, "the client did not take the last word");
+        }
+        // Errors change nothing any more: both connections end here.
+        let _ = self.client.shutdown().await;
+        let _ = self.server.shutdown().await;
+        self.session.end();
+        end
+    }
+
+    async fn relay(&mut self) -> End {
+        loop {
+            self.from_client
+                .scan(&mut self.idle, self.session.carried());
+            if let Err(error) = self.from_server.scan(&mut self.idle) {
+                return End::ServerBroke(io::Error::other(error));
+            }
+            if self.from_client.stopped().is_some() {
+                match self.handle_stop().await {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(end) => return end,
+                }
+            }
+            if self.client_ended && self.from_client.cleared().is_empty() && !self.flush_server {
+                return End::Client;
+            }
+            if let Err(end) = poll_fn(|cx| self.poll_move(cx)).await {
+                return end;
+            }
+        }
+    }
+
+    /// Moves bytes in whichever of the four directions can move now. Pending if none can.
+    fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let mut moved = false;
+        while !self.from_client.cleared().is_empty() {
+            let server = Pin::new(&mut self.server);
+            let Poll::Ready(sent) = server.poll_write(cx, self.from_client.cleared()) else {
+                break;
+            };
+            self.from_client
+                .sent(written(sent).map_err(End::ServerBroke)?);
+            (moved, self.flush_server) = (true, true);
+        }
+        while !self.from_server.cleared().is_empty() {
+            let client = Pin::new(&mut self.client);
+            let Poll::Ready(sent) = client.poll_write(cx, self.from_server.cleared()) else {
+                break;
+            };
+            self.from_server
+                .sent(written(sent).map_err(End::ClientBroke)?);
+            (moved, self.flush_client) = (true, true);
+        }
+        if self.flush_server
+            && let Poll::Ready(flushed) = Pin::new(&mut self.server).poll_flush(cx)
+        {
+            flushed.map_err(End::ServerBroke)?;
+            (moved, self.flush_server) = (true, false);
+        }
+        if self.flush_client
+            && let Poll::Ready(flushed) = Pin::new(&mut self.client).poll_flush(cx)
+        {
+            flushed.map_err(End::ClientBroke)?;
+            (moved, self.flush_client) = (true, false);
+        }
+        if self.from_server.buffer.has_room() {
+            let read = poll_read(&mut self.server, cx, &mut self.from_server.buffer);
+            match read.map_err(End::ServerBroke)? {
+                Poll::Ready(0) => return Poll::Ready(Err(End::Server)),
+                Poll::Ready(_) => moved = true,
+                Poll::Pending => {}
+            }
+        }
+        let ahead = self.client_ended || !self.idle.has_room();
+        if !ahead && self.from_client.buffer.has_room() {
+            let read = poll_read(&mut self.client, cx, &mut self.from_client.buffer);
+            match read.map_err(End::ClientBroke)? {
+                Poll::Ready(count) => (moved, self.client_ended) = (true, count == 0),
+                Poll::Pending => {}
+            }
+        }
+        if moved {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// `true`: handled, scan on. `false`: not yet, the server has to answer first.
+    async fn handle_stop(&mut self) -> Result<bool, End> {
+        match self.from_client.stopped() {
+            None => Ok(false),
+            Some(Stop::Violation(reason)) => {
+                let reason = reason.clone();
+                self.tell(&messages::error(
+                    Severity::Fatal,
+                    "08P01",
+                    &reason,
+                    None,
+                    None,
+                ))
+                .await?;
+                Err(End::Told(reason))
+            }
+            Some(Stop::Refuse(Refused { why, form, total })) => {
+                let (why, form, total) = (*why, form.clone(), *total);
+                self.replace(total, &form, &refusal_text(why)).await?;
+                Ok(true)
+            }
+            Some(Stop::Show(shown)) => {
+                if !self.idle.is_unit_boundary() {
+                    let reason = if self.idle.is_countable() {
+                        "something else comes before it in its unit"
+                    } else {
+                        "what this session has under way cannot be counted any more"
+                    };
+                    return self.refuse_shown(Refusal::Misplaced(reason)).await;
+                }
+                // What the server has said must be with the client before our own answer is.
+                if !self.idle.is_idle() || !self.from_server.buffer.filled().is_empty() {
+                    return Ok(false);
+                }
+                if self.idle.transaction() != Transaction::None {
+                    let reason = "a transaction is open";
+                    return self.refuse_shown(Refusal::Misplaced(reason)).await;
+                }
+                let tickets = shown.tickets.clone();
+                match self.session.show(&tickets).await {
+                    Ok(()) => self.admitted().await,
+                    Err(refusal) => self.refuse_shown(refusal).await,
+                }
+            }
+        }
+    }
+
+    /// The session carries what it has shown: answer, or let the server see it too.
+    async fn admitted(&mut self) -> Result<bool, End> {
+        let Some(Stop::Show(Shown {
+            tickets,
+            form,
+            total,
+        })) = self.from_client.stopped()
+        else {
+            return Ok(false);
+        };
+        let (tickets, form, total) = (tickets.clone(), form.clone(), *total);
+        match form {
+            Form::Query => {
+                self.from_client.take_out(total);
+                self.tell(&messages::set_done()).await?;
+            }
+            Form::Parse(name) => {
+                self.from_client.remember(&name, &tickets);
+                self.from_client.let_through(total, b'P', &mut self.idle);
+            }
+            Form::Bind(_) => self.from_client.let_through(total, b'B', &mut self.idle),
+        }
+        Ok(true)
+    }
+
+    async fn refuse_shown(&mut self, refusal: Refusal) -> Result<bool, End> {
+        tracing::info!(%refusal, "a ticket was refused");
+        let Some(Stop::Show(Shown { form, total, .. })) = self.from_client.stopped() else {
+            return Ok(false);
+        };
+        let (form, total) = (form.clone(), *total);
+        let settled = self.idle.is_idle() && self.idle.transaction() == Transaction::None;
+        match form {
+            Form::Query if settled && self.from_server.buffer.filled().is_empty() => {
+                self.from_client.take_out(total);
+                let mut answer = messages::refusal(Severity::Error, &refusal);
+                answer.extend_from_slice(&messages::ready());
+                self.tell(&answer).await?;
+            }
+            Form::Query | Form::Parse(_) => {
+                let text = messages::raising(
+                    refusal.code(),
+                    &refusal.to_string(),
+                    refusal.detail().as_deref(),
+                    refusal.hint(),
+                );
+                self.replace(total, &form, &text).await?;
+            }
+            // A Bind cannot be made to raise anything; going on would be under other tickets.
+            Form::Bind(_) => {
+                self.tell(&messages::refusal(Severity::Fatal, &refusal))
+                    .await?;
+                return Err(End::Told(refusal.to_string()));
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends the server another statement in place of the message at the front.
+    async fn replace(&mut self, total: usize, form: &Form, text: &str) -> Result<(), End> {
+        let (message, kind) = match form {
+            Form::Query => (messages::query(text), b'Q'),
+            Form::Parse(name) | Form::Bind(name) => (messages::parse(name, text), b'P'),
+        };
+        self.from_client.take_out(total);
+        self.idle.sent(kind);
+        self.server
+            .write_all(&message)
+            .await
+            .map_err(End::ServerBroke)?;
+        self.flush_server = true;
+        Ok(())
+    }
+
+    async fn tell(&mut self, message: &[u8]) -> Result<(), End> {
+        self.client
+            .write_all(message)
+            .await
+            .map_err(End::ClientBroke)?;
+        self.client.flush().await.map_err(End::ClientBroke)
+    }
+
+    async fn last_words(&mut self) -> io::Result<()> {
+        loop {
+            // A length that cannot be ends what can be understood, not what can be passed on.
+            if self.from_server.scan(&mut self.idle).is_err() {
+                return Ok(());
+            }
+            let sent = self.client.write(self.from_server.cleared()).await?;
+            self.from_server.sent(sent);
+            match self.server.read(self.from_server.buffer.room()).await {
+                Ok(0) | Err(_) => return Ok(()),
+                Ok(read) => self.from_server.buffer.advance(read),
+            }
+        }
+    }
+
+    /// Passes on what the server said last; if that was no error, says that it is gone.
+    async fn farewell(&mut self) -> io::Result<()> {
+        // A server that ends a session says why and closes; our own write may have noticed first.
+        let rest = tokio::time::timeout(LAST_WORDS_WAIT, self.last_words()).await;
+        rest.unwrap_or(Ok(()))?;
+        self.from_server
+            .scan(&mut self.idle)
+            .map_err(io::Error::other)?;
+        self.client.write_all(self.from_server.cleared()).await?;
+        if !self.from_server.said_error() && !self.from_server.is_within_message() {
+            let text = "the PostgreSQL server closed the connection";
+            let hint = "Whether the last transaction was committed is not known. Connect again.";
+            let error = messages::error(Severity::Fatal, "08006", text, None, Some(hint));
+            self.client.write_all(&error).await?;
+        }
+        self.client.flush().await
+    }
+}
+
+/// Reads into a buffer's room; says how much.
+fn poll_read(
+    stream: &mut Stream,
+    cx: &mut Context<'_>,
+    buffer: &mut Buffer,
+) -> io::Result<Poll<usize>> {
+    let mut room = ReadBuf::new(buffer.room());
+    match Pin::new(stream).poll_read(cx, &mut room) {
+        Poll::Ready(Ok(())) => {
+            let count = room.filled().len();
+            buffer.advance(count);
+            Ok(Poll::Ready(count))
+        }
+        Poll::Ready(Err(error)) => Err(error),
+        Poll::Pending => Ok(Poll::Pending),
+    }
+}
+
+/// A stream that takes nothing will never take anything.
+fn written(count: io::Result<usize>) -> io::Result<usize> {
+    match count {
+        Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+        other => other,
+    }
+}
+
+/// How long the last words of a server are waited for, once its connection is broken.
+const LAST_WORDS_WAIT: Duration = Duration::from_secs(2);
+
+fn refusal_text(why: Why) -> String {
+    match why {
+        Why::Misplaced => {
+            let refusal = Refusal::Misplaced("not in this form");
+            messages::raising(refusal.code(), &refusal.to_string(), None, refusal.hint())
+        }
+        Why::Prepared => messages::raising(
+            "0A000",
+            "prepared transactions are refused on a database under guard",
+            Some("A prepared transaction outlives the session whose ticket covers it."),
+            "Commit in one phase.",
+        ),
+    }
+}

@@ -1,0 +1,364 @@
+-- The fence of lockd's gateway in PostgreSQL: schema, roles, tables, functions. May be run again.
+-- Run by an administrator. Applications get no right to any of it; the gateway's role may call
+-- the functions granted at the end, over connections of its own.
+
+-- Where there was no fence before, nothing can have been forgotten.
+select set_config('lockd.fresh', (to_regnamespace('fence') is null)::text, true);
+
+do $lockd$ begin
+  if current_setting('server_version_num')::int < 140000 then
+    raise exception 'the fence needs PostgreSQL 14 or newer, this is %', version();
+  end if;
+  if not exists (select from pg_roles where rolname = 'fence_owner') then
+    create role fence_owner nologin;
+  end if;
+end $lockd$;
+
+-- To end the backends of stale writers, and to see when each backend started. Nothing else.
+grant pg_signal_backend, pg_read_all_stats to fence_owner;
+create schema if not exists fence authorization fence_owner;
+comment on schema fence is 'lockd fence, version 1';
+revoke all on schema fence from public;
+
+-- One mark per lock. token: the highest admitted or closing. drained: no writer below it is left.
+-- seen_era: the era in which the mark was last known to be whole.
+create table if not exists fence.hw (
+  lock text primary key,
+  token bigint not null,
+  drained bigint not null check (drained <= token),
+  seen_era bigint not null
+) with (fillfactor = 50);
+
+-- Which backend carries which ticket. All that a session carries is locked by each of its writes
+-- until its transaction ends, so whoever changes a row here has waited for those writes. "stale"
+-- is part of the key so that setting it conflicts with those locks (an update of other columns
+-- would not). Unlogged: after a crash the backends are gone as well.
+create unlogged table if not exists fence.session (
+  pid int not null,
+  lock text not null,
+  stale boolean not null default false,
+  token bigint not null,
+  started timestamptz not null,
+  addr inet,
+  port int not null,
+  number bigint not null,
+  primary key (pid, lock, stale)
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+create index if not exists session_lock on fence.session (lock, token);
+
+-- Empty after a crash or a promotion (unlogged), of another server start after a restart: then
+-- marks may have been forgotten, and the lock service has to be asked. horizon: tokens above it
+-- were granted after the era began, so nothing that was forgotten can be newer than they.
+create unlogged table if not exists fence.boot (
+  one boolean primary key default true check (one),
+  started timestamptz not null,
+  era bigint not null,
+  horizon bigint not null
+);
+
+-- No token below it is admitted any more; marks below it may have been removed.
+create table if not exists fence.floor (
+  one boolean primary key default true check (one),
+  floor bigint not null
+);
+insert into fence.floor (floor) values (0) on conflict do nothing;
+insert into fence.boot (started, era, horizon)
+  select pg_postmaster_start_time(), (extract(epoch from clock_timestamp()) * 1000000)::bigint, 0
+   where current_setting('lockd.fresh') = 'true' on conflict do nothing;
+
+alter table fence.hw owner to fence_owner;
+alter table fence.session owner to fence_owner;
+alter table fence.boot owner to fence_owner;
+alter table fence.floor owner to fence_owner;
+
+-- The trigger of guarded tables. Locks all that this session carries, then looks at it. The lock
+-- must cover the table; nothing that the session carries may be stale, or a stale holder of one
+-- lock could go on under another one that is current.
+-- A backend that merely got the number of an earlier one is told apart by its client's address.
+create or replace function fence.guard() returns trigger
+language plpgsql security definer set search_path = pg_catalog, fence, pg_temp as $$
+declare
+  covered boolean;
+  gone text;
+  shown bigint;
+  needed bigint;
+begin
+  select bool_or(case tg_argv[0] when 'prefix' then starts_with(own.lock, tg_argv[1])
+                 else own.lock = tg_argv[1] end),
+         min(own.lock) filter (where own.stale)
+    into covered, gone
+    from (select s.lock, s.stale from fence.session s
+           where s.pid = pg_backend_pid() and s.port = inet_client_port()
+             and s.addr = inet_client_addr()
+             for key share) own;
+  if gone is not null then
+    select s.token into shown from fence.session s
+     where s.pid = pg_backend_pid() and s.lock = gone and s.stale;
+    select h.token into needed from fence.hw h where h.lock = gone;
+    raise exception 'stale ticket: lock "%" was shown with token %, the fence needs % or higher',
+        gone, shown, needed
+      using errcode = 'FN001', schema = tg_table_schema, table = tg_table_name,
+        detail = format('lock=%s token_shown=%s token_needed=%s', gone, shown, needed),
+        hint = 'Stop: somebody else holds the lock now. Acquire it again and show the new ticket; '
+          || 'do not repeat the write as it is.';
+  end if;
+  if covered is not true then
+    raise exception 'a write to %.% needs a ticket of a lock that matches "%", and none was shown',
+        tg_table_schema, tg_table_name,
+        tg_argv[1] || case tg_argv[0] when 'prefix' then '%' else '' end
+      using errcode = 'FN002', schema = tg_table_schema, table = tg_table_name,
+        hint = 'Acquire the lock and show its ticket first, through the gateway and on this same '
+          || 'session: SET fence.ticket = ''...''.';
+  end if;
+  return null;
+end $$;
+
+-- Once per client connection: who is this backend? Rows of an earlier one of that number go.
+create or replace function fence.identify(
+  p int, out started timestamptz, out superuser boolean, out port int, out here boolean)
+language plpgsql security definer set search_path = pg_catalog, fence, pg_temp as $$
+begin
+  perform set_config('lock_timeout', '500', true);
+  select a.backend_start, a.client_port,
+         a.datid = (select d.oid from pg_database d where d.datname = current_database()),
+         exists (select from pg_roles r where r.rolsuper and pg_has_role(a.usesysid, r.oid, 'member'))
+    into started, port, here, superuser
+    from pg_stat_get_activity(p) a;
+  delete from fence.session s where s.pid = p and s.started is distinct from identify.started;
+end $$;
+
+-- Close, drain what can be drained within wait_ms, and register, for a whole set of tickets in
+-- order of lock. One transaction; may be repeated; any gateway may do it.
+create or replace function fence.admit(
+  locks text[], tokens bigint[], session_pid int, session_started timestamptz, session_port int,
+  registration bigint, wait_ms int,
+  out status text, out at_lock text, out at_shown bigint, out at_needed bigint, out era bigint)
+language plpgsql security definer set search_path = pg_catalog, fence, pg_temp as $$
+declare
+  n int := cardinality(locks);
+  horizon bigint;
+  lowest bigint;
+  mark record;
+  advances boolean := false;
+begin
+  -- Locking first and looking afterwards only works if each statement sees what was committed
+  -- while it waited.
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'fence.admit needs read committed';
+  end if;
+  select b.era, b.horizon into era, horizon from fence.boot b
+   where b.started = pg_postmaster_start_time();
+  if not found then status := 'unseeded'; return; end if;
+
+  -- Lock the marks, in order of lock: everything about a lock happens in this order. The whole
+  -- set is checked before anything is closed.
+  for i in 1 .. n loop
+    loop
+      select h.token, h.drained, h.seen_era into mark from fence.hw h
+       where h.lock = locks[i] for no key update;
+      exit when found;
+      -- seen_era 0 is no era: until it is closed, the row counts as missing.
+      insert into fence.hw values (locks[i], 0, 0, 0) on conflict do nothing;
+    end loop;
+    select f.floor into lowest from fence.floor f;
+    if not found then
+      raise exception 'fence.floor is empty: the fence''s tables have been tampered with'
+        using errcode = 'FN004';
+    end if;
+    at_lock := locks[i]; at_shown := tokens[i]; at_needed := greatest(mark.token, lowest);
+    if at_needed > tokens[i] then
+      status := 'stale';
+    elsif mark.seen_era <> era and tokens[i] <= horizon then
+      status := 'unknown';
+    elsif (mark.token, mark.drained, mark.seen_era) <> (tokens[i], tokens[i], era) then
+      advances := true;
+    end if;
+    exit when status is not null;
+  end loop;
+  if status = 'stale' then
+    -- What was shown before is not what the client believes to write under now.
+    delete from fence.session s where s.pid = session_pid;
+  end if;
+  if status is not null then return; end if;
+
+  if not exists (select from pg_stat_get_activity(session_pid) a
+                  where a.backend_start = session_started and a.client_port = session_port) then
+    status := 'gone'; return;
+  end if;
+
+  begin
+    perform set_config('lock_timeout', wait_ms::text, true);
+    if advances then
+      for i in 1 .. n loop
+        -- Waits for every writer below that is in flight. The session itself is idle.
+        update fence.session s set stale = true
+         where s.lock = locks[i] and s.token < tokens[i] and not s.stale and s.pid <> session_pid;
+        if found then
+          delete from fence.session s where s.lock = locks[i] and s.stale and not exists (
+            select from pg_stat_get_activity(s.pid) a where a.backend_start = s.started);
+        end if;
+        update fence.hw h set token = tokens[i], drained = tokens[i], seen_era = admit.era
+         where h.lock = locks[i];
+      end loop;
+    end if;
+    delete from fence.session s where s.pid = session_pid;
+    insert into fence.session (pid, lock, token, started, addr, port, number)
+      select session_pid, w.lock, w.token, session_started, a.client_addr, session_port, registration
+        from unnest(locks, tokens) w (lock, token), pg_stat_get_activity(session_pid) a;
+    status := 'ok';
+  exception when lock_not_available or deadlock_detected then
+    -- Closed all the same: nobody can register below any more.
+    for i in 1 .. n loop
+      update fence.hw h set token = tokens[i], seen_era = admit.era
+       where h.lock = locks[i] and h.token < tokens[i];
+    end loop;
+    status := 'busy';
+  end;
+end $$;
+
+-- Ends the writers below that have a transaction open, and waits until they are gone. Sessions
+-- that are not writing are left alone. Says how many are left.
+create or replace function fence.evict(
+  locks text[], tokens bigint[], session_pid int, wait_ms int) returns int
+language plpgsql security definer set search_path = pg_catalog, fence, pg_temp as $$
+declare
+  victims int[];
+  n int;
+  stop_at timestamptz := clock_timestamp() + wait_ms * interval '1 ms';
+begin
+  with below as materialized (
+    select s.pid, s.started from fence.session s
+      join unnest(locks, tokens) w (lock, token) on s.lock = w.lock and s.token < w.token
+      join fence.hw h on h.lock = w.lock and h.token = w.token
+     where not s.stale and s.pid <> session_pid
+  ), waiting as materialized (
+    select s.pid from fence.session s
+     where s.pid in (select b.pid from below b) for update skip locked
+  )
+  select array_agg(distinct b.pid) into victims
+    from below b join pg_stat_get_activity(null) a on a.pid = b.pid and a.backend_start = b.started
+   where b.pid not in (select w.pid from waiting w);
+  if victims is null then return 0; end if;
+  perform pg_terminate_backend(v.pid) from unnest(victims) v (pid);
+  loop
+    perform pg_stat_clear_snapshot();
+    select count(*) into n from fence.session s
+      join pg_stat_get_activity(null) a on a.pid = s.pid and a.backend_start = s.started
+     where s.pid = any (victims);
+    exit when n = 0 or clock_timestamp() > stop_at;
+    perform pg_sleep(0.001);
+  end loop;
+  return n;
+end $$;
+
+-- A session gives its tickets back. Names the registration, so that a command that arrives late
+-- does not hit a newer one.
+create or replace function fence.give_back(
+  session_pid int, session_started timestamptz, registration bigint) returns void
+language plpgsql security definer set search_path = pg_catalog, fence, pg_temp as $$
+begin
+  perform set_config('lock_timeout', '1000', true);
+  delete from fence.session s
+   where s.pid = session_pid and s.started = session_started and s.number <= registration;
+end $$;
+
+-- The same after a connection has ended. Does not wait for what its backend still does.
+create or replace function fence.forget(
+  session_pid int, session_started timestamptz, registration bigint) returns void
+language sql security definer set search_path = pg_catalog, fence, pg_temp as $$
+  delete from fence.session s where (s.pid, s.lock, s.stale) in (
+    select f.pid, f.lock, f.stale from fence.session f
+     where f.pid = session_pid and f.started = session_started and f.number <= registration
+       for update skip locked)
+$$;
+
+-- Begins to remember marks anew, or tells what another gateway has begun. Nothing that was
+-- registered before counts any more.
+create or replace function fence.begin_era() returns bigint
+language plpgsql security definer set search_path = pg_catalog, fence, pg_temp as $$
+declare
+  fresh bigint;
+begin
+  perform set_config('lock_timeout', '1000', true);
+  lock table fence.boot in share row exclusive mode;
+  select b.era into fresh from fence.boot b where b.started = pg_postmaster_start_time();
+  if found then return fresh; end if;
+  -- A prepared transaction survives restarts, its registration does not.
+  if exists (select from pg_prepared_xacts x where x.database = current_database()) then
+    raise exception 'prepared transactions are pending in this database'
+      using errcode = 'FN004', hint = 'Finish them: see pg_prepared_xacts.';
+  end if;
+  delete from fence.boot;
+  delete from fence.session;
+  fresh := ('x' || left(replace(gen_random_uuid()::text, '-', ''), 15))::bit(60)::bigint + 1;
+  insert into fence.boot (started, era, horizon)
+    values (pg_postmaster_start_time(), fresh, 9223372036854775807);
+  return fresh;
+end $$;
+
+create or replace function fence.set_horizon(in_era bigint, token bigint) returns void
+language sql security definer set search_path = pg_catalog, fence, pg_temp as $$
+  update fence.boot b set horizon = least(b.horizon, token) where b.era = in_era
+$$;
+
+-- The lock service grants this token now, and was asked after the era began.
+create or replace function fence.seed(in_era bigint, seed_lock text, seed_token bigint) returns void
+language sql security definer set search_path = pg_catalog, fence, pg_temp as $$
+  insert into fence.hw as h select seed_lock, seed_token, 0, in_era
+   where exists (select from fence.boot b
+                  where b.era = in_era and b.started = pg_postmaster_start_time())
+      on conflict (lock) do update
+     set token = greatest(h.token, excluded.token), seen_era = excluded.seen_era
+$$;
+
+-- Raises the floor and removes the marks below it: one transaction, so that no mark is missed
+-- without the floor that stands in for it.
+create or replace function fence.raise_floor(to_token bigint) returns bigint
+language plpgsql security definer set search_path = pg_catalog, fence, pg_temp as $$
+declare
+  removed bigint;
+begin
+  update fence.floor f set floor = greatest(f.floor, to_token);
+  delete from fence.hw h where h.token < (select f.floor from fence.floor f);
+  get diagnostics removed = row_count;
+  return removed;
+end $$;
+
+-- A connection of the gateway broke: what it may still have on its way must not be done later.
+create or replace function fence.retire(p int, p_started timestamptz) returns boolean
+language plpgsql security definer set search_path = pg_catalog, fence, pg_temp as $$
+declare
+  own oid := (select r.oid from pg_roles r where r.rolname = session_user);
+begin
+  for i in 1 .. 2000 loop
+    perform pg_stat_clear_snapshot();
+    if not exists (select from pg_stat_get_activity(p) a
+                    where a.backend_start = p_started and a.usesysid = own) then
+      return true;
+    end if;
+    if i = 1 then perform pg_terminate_backend(p); end if;
+    perform pg_sleep(0.001);
+  end loop;
+  return false;
+end $$;
+
+-- What an operator wants to see.
+create or replace function fence.marks(
+  most int, out lock text, out token bigint, out drained bigint, out sessions bigint,
+  out stale_sessions bigint) returns setof record
+language sql stable security definer set search_path = pg_catalog, fence, pg_temp as $$
+  select h.lock, h.token, h.drained,
+         count(a.pid) filter (where not s.stale), count(a.pid) filter (where s.stale)
+    from fence.hw h
+    left join fence.session s on s.lock = h.lock
+    left join pg_stat_get_activity(null) a on a.pid = s.pid and a.backend_start = s.started
+   where h.token > 0
+   group by h.lock, h.token, h.drained order by h.lock limit most
+$$;
+
+do $lockd$ declare f regprocedure; begin
+  for f in select p.oid from pg_proc p where p.pronamespace = 'fence'::regnamespace loop
+    execute format('alter function %s owner to fence_owner', f);
+    execute format('revoke all on function %s from public', f);
+  end loop;
+end $lockd$;

@@ -1,0 +1,166 @@
+//! A gateway process from its configuration: runtime, listener, upstream, signals.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cell::LockdCell;
+use crate::config::{Config, ConfigError, PostgresConfig, StoreConfig, Upstream};
+use crate::postgres::Gateway;
+use crate::postgres::admin::AdminError;
+use crate::postgres::check::{CheckError, Severity, check};
+use crate::store::engine::{OpenError, Store};
+use crate::store::http::{self, Service};
+use crate::tickets;
+use crate::tls::{self, TlsError};
+
+/// Why a gateway does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Certificates or keys cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No threads, no signals.
+    #[error("cannot start: {0}")]
+    Machine(#[from] std::io::Error),
+    /// The server cannot be reached or used.
+    #[error(transparent)]
+    Upstream(#[from] AdminError),
+    /// The fence does not hold there.
+    #[error("{0}; `gateway check` tells everything that is missing")]
+    Unguarded(String),
+}
+
+impl From<CheckError> for ServeError {
+    fn from(error: CheckError) -> ServeError {
+        match error {
+            CheckError::Tls(error) => ServeError::Tls(error),
+            CheckError::Server(error) => ServeError::Upstream(error),
+        }
+    }
+}
+
+/// Serves as a configuration file says, until SIGTERM or SIGINT.
+///
+/// Prints `listening on ADDR` to stdout when clients can connect.
+///
+/// # Errors
+/// [`ServeError`] if it cannot begin.
+pub fn serve(config: &Path) -> Result<(), ServeError> {
+    serve_config(&Config::load(config)?)
+}
+
+/// Serves as [`serve`] does, from a configuration that is read already.
+///
+/// # Errors
+/// [`ServeError`] if it cannot begin.
+pub fn serve_config(config: &Config) -> Result<(), ServeError> {
+    let mut runtime = if config.threads > 1 {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    runtime
+        .worker_threads(config.threads)
+        .enable_all()
+        .build()?
+        .block_on(run(config))
+}
+
+async fn run(config: &Config) -> Result<(), ServeError> {
+    // Before anything is announced, so that an early signal is not lost.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (listener, serving) = bind(config).await?;
+    announce(listener)?;
+    tokio::select! {
+        () = serving => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("ended by a signal");
+    Ok(())
+}
+
+/// A gateway that is ready, as a future that serves until it is dropped.
+type Serving = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Prepares everything and listens; the address is the one really bound.
+///
+/// # Errors
+/// [`ServeError`] if it cannot begin.
+pub async fn bind(config: &Config) -> Result<(SocketAddr, Serving), ServeError> {
+    let serving: Box<dyn FnOnce(TcpListener) -> Serving + Send> = match &config.upstream {
+        Upstream::Postgres(postgres) => {
+            let gateway = Arc::new(postgres_gateway(config, postgres).await?);
+            Box::new(|listener| Box::pin(gateway.serve(listener)))
+        }
+        Upstream::Store(store) => {
+            let service = Arc::new(store_service(config, store)?);
+            let tls = match &config.tls {
+                Some(files) => Some(tls::acceptor(files, &[b"http/1.1"])?),
+                None => None,
+            };
+            Box::new(|listener| Box::pin(http::serve(listener, service, tls)))
+        }
+    };
+    let address = config.listen;
+    let failed = |source| ServeError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((bound, serving(listener)))
+}
+
+fn announce(address: SocketAddr) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "listening on {address}")?;
+    out.flush()
+}
+
+/// A gateway whose tables are really under guard: a rule that the database does not know would
+/// be worse than none.
+async fn postgres_gateway(
+    config: &Config,
+    postgres: &PostgresConfig,
+) -> Result<Gateway, ServeError> {
+    let verifier = tickets::verifier(&config.cell)?;
+    for finding in check(postgres).await? {
+        match finding.severity {
+            Severity::Problem => return Err(ServeError::Unguarded(finding.what)),
+            Severity::Note => tracing::info!(note = finding.what, "a way around the fence"),
+        }
+    }
+    let cell = Arc::new(LockdCell::new(config.cell.clone()));
+    let gateway = Gateway::new(config, postgres, verifier, cell)?;
+    gateway.admin().ping().await?;
+    Ok(gateway)
+}
+
+fn store_service(config: &Config, store: &StoreConfig) -> Result<Service, ServeError> {
+    let (opened, _writer) = Store::open(&store.data)?;
+    Ok(Service {
+        store: opened,
+        verifier: tickets::verifier(&config.cell)?,
+        rules: store.rules.clone(),
+        connections: config.connections,
+        handshake_timeout: config.handshake_timeout,
+    })
+}
