@@ -3,6 +3,8 @@
 //! paused past its lease between looking at its lock and writing.
 
 pub mod actor;
+pub mod database;
+pub mod private;
 pub mod stage;
 pub mod target;
 pub mod timeline;
@@ -38,8 +40,8 @@ const LATE_WRITE: &str = "cancelled by A";
 #[derive(Clone, Debug, clap::Args)]
 pub struct DemoArgs {
     /// What is behind the gateway: `embedded` (its own store, nothing to install), `postgres` (a
-    /// private server, started for the demo) or `postgres=URL` (yours, in a schema `lockd_demo`
-    /// that is removed again).
+    /// private server, started for the demo) or `postgres=URL` (yours, by the URL of a superuser;
+    /// the demo makes a database `lockd_demo` there and removes it again).
     #[arg(long, value_name = "UPSTREAM", default_value = "embedded")]
     pub upstream: UpstreamChoice,
     /// Print one JSON document instead of the story.
@@ -89,16 +91,24 @@ pub enum DemoError {
     /// The data could not be read back.
     #[error("cannot read back what was written: {0}")]
     Target(#[from] TargetError),
+    /// Someone ended it.
+    #[error("interrupted")]
+    Interrupted,
     /// No place for files.
     #[error("cannot make a temporary directory: {0}")]
     Directory(std::io::Error),
 }
 
-/// Runs the demo. `program` is this program, of which everything is started.
+/// Runs the demo. `program` is this program, of which everything is started. When `interrupted`
+/// ends, the story breaks off, and what it made in a database is removed all the same.
 ///
 /// # Errors
 /// [`DemoError`], if it came to no result. A late write that was accepted is a result.
-pub async fn run(arguments: &DemoArgs, program: &Path) -> Result<Outcome, DemoError> {
+pub async fn run(
+    arguments: &DemoArgs,
+    program: &Path,
+    interrupted: impl Future<Output = ()>,
+) -> Result<Outcome, DemoError> {
     let style = if arguments.json {
         Style::Quiet
     } else {
@@ -128,7 +138,10 @@ pub async fn run(arguments: &DemoArgs, program: &Path) -> Result<Outcome, DemoEr
         ttl: TTL,
         target: upstream.target(),
     };
-    let result = accident(&mut timeline, &setting).await;
+    let result = tokio::select! {
+        result = accident(&mut timeline, &setting) => result,
+        () = interrupted => Err(DemoError::Interrupted),
+    };
     upstream.stop().await?;
     cell.stop();
     let mut outcome = result?;
@@ -150,7 +163,7 @@ async fn accident(timeline: &mut Timeline, setting: &Setting<'_>) -> Result<Outc
     timeline.tell(Who::A, Tone::Plain, Some(token_a), granted);
     write(timeline, Who::A, &mut a, token_a, FIRST_WRITE).await?;
 
-    look(timeline, &mut a, token_a, "looks: it holds the lock").await?;
+    look(timeline, &mut a, token_a, "looks").await?;
     a.pause()?;
     let paused = Instant::now();
     timeline.tell(
@@ -199,7 +212,7 @@ async fn accident(timeline: &mut Timeline, setting: &Setting<'_>) -> Result<Outc
     look(timeline, &mut a, token_a, "looks again").await?;
 
     let read_back = Writer::connect(setting.target).await?.read().await?;
-    timeline.tell(Who::Data, Tone::Plain, None, format!("reads {read_back:?}"));
+    timeline.tell(Who::Data, Tone::Plain, None, format!("is {read_back:?}"));
     Ok(Outcome {
         schema: SCHEMA,
         upstream: "",
@@ -267,13 +280,10 @@ async fn look(
     text: &str,
 ) -> Result<(), StageError> {
     match a.order(&Order::Look).await? {
-        Answer::Looked { detail, .. } => {
-            timeline.tell(
-                Who::A,
-                Tone::Plain,
-                Some(token),
-                format!("{text} ({detail})"),
-            );
+        Answer::Looked { held, detail } => {
+            let holds = if held { "it holds" } else { "it does not hold" };
+            let what = format!("{text}: {holds} the lock ({detail})");
+            timeline.tell(Who::A, Tone::Plain, Some(token), what);
             Ok(())
         }
         other => Err(a.out_of_place(&other)),

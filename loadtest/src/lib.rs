@@ -15,3 +15,4 @@ pub mod machine;
 pub mod oracle;
 pub mod process;
 pub mod run;
+pub mod terminal;

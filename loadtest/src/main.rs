@@ -5,9 +5,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use loadtest::demo::actor::{self, ActorArgs};
-use loadtest::demo::{self, DemoArgs};
+use loadtest::demo::{self, DemoArgs, DemoError, private};
 use loadtest::process;
 use loadtest::run::{self, RunArgs};
+use loadtest::terminal::print_line;
+use tokio::signal::unix::{SignalKind, signal};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Exit code after Ctrl-C, as shells have it.
 const INTERRUPTED: u8 = 130;
@@ -37,6 +42,16 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// A gateway.
+    #[command(name = "__gateway", hide = true)]
+    Gateway {
+        /// Its `gateway.toml`.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Keeps a private PostgreSQL server.
+    #[command(name = "__postgres", hide = true)]
+    Postgres,
     /// A client of the demo.
     #[command(name = "__actor", hide = true)]
     Actor(ActorArgs),
@@ -46,12 +61,14 @@ fn main() -> ExitCode {
     let command = Arguments::parse().command;
     let result = match command {
         Command::Node { config } => serve(&config, |path| lockd::server::serve(path, |_| ())),
+        Command::Gateway { config } => serve(&config, gateway::serve),
         Command::Actor(arguments) => {
             process::die_with_parent();
             in_runtime(actor::run(&arguments)).map(|()| ExitCode::SUCCESS)
         }
-        Command::Demo(arguments) => in_runtime(or_interrupted(show_demo(&arguments))),
-        Command::Run(arguments) => in_runtime(or_interrupted(put_load(&arguments))),
+        Command::Postgres => in_runtime(private::keep()).map(|()| ExitCode::SUCCESS),
+        Command::Demo(arguments) => in_runtime(show_demo(&arguments)),
+        Command::Run(arguments) => in_runtime(put_load(&arguments)),
     };
     result.unwrap_or_else(|error| {
         eprintln!("loadtest: {error}");
@@ -77,22 +94,27 @@ fn serve<E: std::fmt::Display>(
 }
 
 async fn show_demo(arguments: &DemoArgs) -> Result<ExitCode, String> {
-    let outcome = demo::run(arguments, &this_program()?)
-        .await
-        .map_err(|error| error.to_string())?;
+    let outcome = match demo::run(arguments, &this_program()?, interrupted()?).await {
+        Ok(outcome) => outcome,
+        Err(DemoError::Interrupted) => return Ok(ExitCode::from(INTERRUPTED)),
+        Err(error) => return Err(error.to_string()),
+    };
     if arguments.json {
         let json = serde_json::to_string_pretty(&outcome).map_err(|error| error.to_string())?;
-        println!("{json}");
+        print_line(&json);
     } else {
-        println!("\n{}", outcome.verdict());
+        print_line(&format!("\n{}", outcome.verdict()));
     }
     Ok(exit_code(outcome.passed))
 }
 
 async fn put_load(arguments: &RunArgs) -> Result<ExitCode, String> {
-    let report = run::run(arguments, &this_program()?)
-        .await
-        .map_err(|error| error.to_string())?;
+    let program = this_program()?;
+    // Dropping the run ends every process that it has started.
+    let report = tokio::select! {
+        report = run::run(arguments, &program) => report.map_err(|error| error.to_string())?,
+        () = interrupted()? => return Ok(ExitCode::from(INTERRUPTED)),
+    };
     run::write_report(&report, arguments.json.as_deref()).map_err(|error| error.to_string())?;
     Ok(exit_code(report.passed()))
 }
@@ -114,15 +136,15 @@ fn in_runtime<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, Str
         .block_on(work)
 }
 
-/// Dropping the work at Ctrl-C or SIGTERM ends every process that it has started.
-async fn or_interrupted(
-    work: impl Future<Output = Result<ExitCode, String>>,
-) -> Result<ExitCode, String> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
-    tokio::select! {
-        result = work => result,
-        _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(INTERRUPTED)),
-        _ = terminate.recv() => Ok(ExitCode::from(INTERRUPTED)),
-    }
+/// Ends at Ctrl-C or SIGTERM, also at one that came before it is waited for.
+fn interrupted() -> Result<impl Future<Output = ()>, String> {
+    let failed = |error: std::io::Error| error.to_string();
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }

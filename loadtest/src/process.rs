@@ -8,13 +8,18 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{ChildStdin, ChildStdout};
 
 /// How long a process that was asked to stop may take before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(3);
+
+/// How long a process that is cleaning up may take before it is killed.
+const CLOSE_GRACE: Duration = Duration::from_secs(20);
 
 /// How often a process that was asked for something is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
@@ -27,6 +32,7 @@ pub struct Process {
     name: String,
     log: PathBuf,
     child: Child,
+    output: Option<Lines<BufReader<ChildStdout>>>,
 }
 
 /// A process did not do what it should.
@@ -101,6 +107,7 @@ impl Process {
             name: name.to_owned(),
             log: log.to_owned(),
             child,
+            output: None,
         })
     }
 
@@ -117,8 +124,16 @@ impl Process {
     }
 
     /// Its input and output, to be taken once. It ends when its input is closed.
-    pub fn take_pipes(&mut self) -> Option<(ChildStdin, ChildStdout)> {
-        self.child.stdin.take().zip(self.child.stdout.take())
+    ///
+    /// # Errors
+    /// If there are none any more.
+    pub fn take_pipes(&mut self) -> io::Result<(ChildStdin, ChildStdout)> {
+        match (self.child.stdin.take(), self.child.stdout.take()) {
+            (Some(input), Some(output)) => {
+                Ok((ChildStdin::from_std(input)?, ChildStdout::from_std(output)?))
+            }
+            _ => Err(io::ErrorKind::BrokenPipe.into()),
+        }
     }
 
     /// Fails if it has ended.
@@ -180,6 +195,49 @@ impl Process {
             std::thread::sleep(LOOK_INTERVAL);
         }
         self.kill();
+    }
+
+    /// Closes the input of the process, which tells it to clean up and end, and kills it if it
+    /// does not.
+    pub fn close(&mut self) {
+        drop(self.child.stdin.take());
+        let start = Instant::now();
+        while start.elapsed() < CLOSE_GRACE && self.check().is_ok() {
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        self.kill();
+    }
+
+    /// The first line that the process prints.
+    ///
+    /// # Errors
+    /// [`ProcessError`], if it ends or takes too long.
+    pub async fn first_line(&mut self, within: Duration) -> Result<String, ProcessError> {
+        let output = self.child.stdout.take().map(ChildStdout::from_std);
+        let Some(Ok(output)) = output else {
+            return Err(self.too_slow("print", Duration::ZERO));
+        };
+        let mut lines = BufReader::new(output).lines();
+        let line = tokio::time::timeout(within, lines.next_line()).await;
+        // Kept open: whatever else it prints is not to fail.
+        self.output = Some(lines);
+        match line {
+            Ok(Ok(Some(line))) => Ok(line),
+            Err(_) => Err(self.too_slow("start", within)),
+            Ok(_) => Err(self.ended().await),
+        }
+    }
+
+    /// The error of having ended, for a process that has closed its output.
+    async fn ended(&mut self) -> ProcessError {
+        let start = Instant::now();
+        while start.elapsed() < STOP_GRACE {
+            if let Err(error) = self.check() {
+                return error;
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        self.too_slow("end after it closed its output", STOP_GRACE)
     }
 
     /// The end of what the process wrote to its log.
@@ -282,7 +340,7 @@ mod tests {
         let log = directory.path().join("log");
         let script = ["-c", "echo broken >&2; read x; exit 3"];
         let mut process = Process::start("sh", Path::new("sh"), &script, &log).unwrap();
-        drop(process.take_pipes());
+        process.child.stdin.take();
         let error = loop {
             if let Err(error) = process.check() {
                 break error.to_string();

@@ -19,6 +19,7 @@ use lockd_protocol::NodeId;
 use crate::cell::{CellError, OwnCell};
 use crate::driver::lockd::{LockdDriver, LockdOptions};
 use crate::machine::{self, Machine, SyncLatency};
+use crate::terminal::print_line;
 use report::{Cpu, LeaderKill, Memory, Report, Spread};
 use spending::{Meter, Spent};
 use workload::{Phases, Shared, Workload};
@@ -176,7 +177,7 @@ pub async fn run(arguments: &RunArgs, program: &Path) -> Result<Report, RunError
 /// [`RunError::Write`].
 pub fn write_report(report: &Report, json: Option<&Path>) -> Result<(), RunError> {
     let Some(path) = json else {
-        println!("{report}");
+        print_line(&report.to_string());
         return Ok(());
     };
     let failed = |source| RunError::Write {
@@ -185,10 +186,10 @@ pub fn write_report(report: &Report, json: Option<&Path>) -> Result<(), RunError
     };
     let text = serde_json::to_string(report).map_err(|error| failed(error.into()))?;
     if path == Path::new("-") {
-        println!("{text}");
+        print_line(&text);
         return Ok(());
     }
-    println!("{report}");
+    print_line(&report.to_string());
     std::fs::write(path, text + "\n").map_err(failed)
 }
 

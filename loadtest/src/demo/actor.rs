@@ -32,15 +32,17 @@ pub struct ActorArgs {
     /// TTL of the session.
     #[arg(long, value_parser = humantime::parse_duration)]
     pub ttl: Duration,
-    /// Where to write: a [`Target`] as JSON.
-    #[arg(long)]
-    pub target: String,
 }
 
 /// What an actor is told to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
+    /// Connect to the data and to the cell. The first order.
+    Connect {
+        /// Where the data is. Not an argument of the process, since it has a password in it.
+        target: Target,
+    },
     /// Take the lock, waiting as long as it takes.
     Acquire,
     /// Look whether the lock is held.
@@ -95,13 +97,17 @@ pub enum Answer {
 /// # Errors
 /// What it could not connect to, or did not understand.
 pub async fn run(arguments: &ActorArgs) -> Result<(), String> {
-    let mut actor = Actor::start(arguments).await?;
     let mut orders = orders();
-    say(&Answer::Ready)?;
+    let mut actor = None;
     while let Some(order) = orders.recv().await {
-        let answer = match serde_json::from_str(&order) {
-            Ok(order) => actor.carry_out(order).await,
-            Err(error) => Err(error.to_string()),
+        let order = serde_json::from_str(&order).map_err(|error| error.to_string())?;
+        let answer = match (order, &mut actor) {
+            (Order::Connect { target }, None) => {
+                actor = Some(Actor::start(arguments, &target).await?);
+                Ok(Answer::Ready)
+            }
+            (order, Some(actor)) => actor.carry_out(order).await,
+            (_, None) => Err("it is not connected".to_owned()),
         };
         say(&answer.unwrap_or_else(|reason| Answer::Failed { reason }))?;
     }
@@ -138,10 +144,8 @@ struct Actor {
 }
 
 impl Actor {
-    async fn start(arguments: &ActorArgs) -> Result<Actor, String> {
-        let target: Target =
-            serde_json::from_str(&arguments.target).map_err(|error| error.to_string())?;
-        let writer = Writer::connect(&target).await;
+    async fn start(arguments: &ActorArgs, target: &Target) -> Result<Actor, String> {
+        let writer = Writer::connect(target).await;
         let client = Client::builder()
             .config_file(&arguments.config)
             .map_err(|error| error.to_string())?
@@ -159,6 +163,7 @@ impl Actor {
 
     async fn carry_out(&mut self, order: Order) -> Result<Answer, String> {
         match order {
+            Order::Connect { .. } => Err("it is connected already".to_owned()),
             Order::Acquire => self.acquire().await,
             Order::Look => self.look(),
             Order::Write { value } => self.write(&value).await,

@@ -70,7 +70,6 @@ impl Player {
             name: name.to_owned(),
             reason,
         };
-        let target = serde_json::to_string(setting.target).map_err(|e| failed(e.to_string()))?;
         let ttl = format!("{}ms", setting.ttl.as_millis());
         let arguments = [
             ACTOR_COMMAND.as_ref(),
@@ -82,21 +81,17 @@ impl Player {
             setting.lock.as_ref(),
             "--ttl".as_ref(),
             ttl.as_ref(),
-            "--target".as_ref(),
-            target.as_ref(),
         ];
         let log = setting.directory.join(format!("{name}.log"));
         let mut process = Process::start(name, setting.program, &arguments, &log)?;
-        let no_pipes = || failed("its pipes are gone".to_owned());
-        let (orders, answers) = process.take_pipes().ok_or_else(no_pipes)?;
-        let orders = ChildStdin::from_std(orders).map_err(|e| failed(e.to_string()))?;
-        let answers = ChildStdout::from_std(answers).map_err(|e| failed(e.to_string()))?;
+        let (orders, answers) = process.take_pipes().map_err(|e| failed(e.to_string()))?;
         let mut player = Player {
             process,
             orders,
             answers: BufReader::new(answers).lines(),
         };
-        match player.hear().await? {
+        let target = setting.target.clone();
+        match player.order(&Order::Connect { target }).await? {
             Answer::Ready => Ok(player),
             other => Err(player.out_of_place(&other)),
         }

@@ -14,8 +14,8 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_postgres::NoTls;
 
-/// Table of the demo in PostgreSQL, in a schema that nothing else uses.
-pub const TABLE: &str = "lockd_demo.orders";
+/// Table of the demo in PostgreSQL.
+pub const TABLE: &str = "public.orders";
 
 /// Key of the demo's row in PostgreSQL.
 pub const ROW: i64 = 42;
@@ -27,7 +27,7 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Where the record is, and how to get there through the gateway.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
     /// In the embedded store.

@@ -1,10 +1,12 @@
 //! The story of a demo as it happens: who did what when, under which token. For people, with
 //! colour on a terminal; or kept for JSON.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+
+use crate::terminal::print_line;
 
 /// Something that happened.
 #[derive(Clone, Debug, Serialize)]
@@ -127,12 +129,6 @@ impl Timeline {
     pub fn events(&self) -> &[Event] {
         &self.events
     }
-}
-
-/// A closed standard output must not end the demo in the middle: its exit code still counts.
-fn print_line(line: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 const RESET: &str = "\x1b[0m";

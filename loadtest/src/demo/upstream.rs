@@ -1,13 +1,15 @@
 //! What is behind the gateway in the demo, and the gateway itself, a process of its own.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::net::TcpStream;
+use gateway::postgres::install::install;
 
-use super::target::Target;
+use super::database::Database;
+use super::private::Keeper;
+use super::target::{TABLE, Target};
 use crate::cell::OwnCell;
 use crate::process::{Process, ProcessError};
 
@@ -15,7 +17,7 @@ use crate::process::{Process, ProcessError};
 pub const GATEWAY_COMMAND: &str = "__gateway";
 
 /// How long the gateway may take until it serves.
-const START_GRACE: Duration = Duration::from_secs(10);
+const START_GRACE: Duration = Duration::from_secs(20);
 
 /// What the user chose.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +65,10 @@ pub enum UpstreamError {
     /// The gateway did not run.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// A file could not be written, or no port be had.
+    /// The gateway did not say where it listens.
+    #[error("the gateway said {0:?} where it should have told its address")]
+    Announcement(String),
+    /// A file could not be written.
     #[error("cannot set up the gateway: {0}")]
     Machine(#[from] std::io::Error),
     /// The database was not as it must be.
@@ -73,8 +78,10 @@ pub enum UpstreamError {
 
 /// A gateway with something behind it.
 pub struct Upstream {
+    // In this order they end.
     gateway: Process,
-    address: SocketAddr,
+    database: Option<Database>,
+    keeper: Option<Keeper>,
     target: Target,
     description: String,
 }
@@ -90,22 +97,22 @@ impl Upstream {
         directory: &Path,
         cell: &OwnCell,
     ) -> Result<Upstream, UpstreamError> {
-        let address = free_address()?;
+        let start = Start {
+            program,
+            directory,
+            cell: cell.gateway_config(),
+        };
         match choice {
-            UpstreamChoice::Embedded => {
-                let settings = "[store]\ndata = \"store\"\n";
-                let config = write_config(directory, address, cell.gateway_config(), settings)?;
-                Ok(Upstream {
-                    gateway: start_gateway(program, directory, &config, address).await?,
-                    address,
-                    target: Target::Store {
-                        address,
-                        key: super::LOCK.to_owned(),
-                    },
-                    description: "guards its embedded store".to_owned(),
-                })
+            UpstreamChoice::Embedded => start.embedded().await,
+            UpstreamChoice::PrivatePostgres => {
+                let keeper = Keeper::start(program, directory).await?;
+                let url = keeper.url().to_owned();
+                let what = "a PostgreSQL server of its own";
+                let mut upstream = start.postgres(&url, what).await?;
+                upstream.keeper = Some(keeper);
+                Ok(upstream)
             }
-            _ => Err(UpstreamError::Postgres("not yet".to_owned())),
+            UpstreamChoice::Postgres { url } => start.postgres(url, "your PostgreSQL server").await,
         }
     }
 
@@ -117,8 +124,8 @@ impl Upstream {
 
     /// What it is, for the story.
     #[must_use]
-    pub fn describe(&self) -> String {
-        format!("{}, on {}", self.description, self.address)
+    pub fn describe(&self) -> &str {
+        &self.description
     }
 
     /// Ends it all, and removes what the demo made in a database that is not its own.
@@ -127,53 +134,92 @@ impl Upstream {
     /// [`UpstreamError::Postgres`], if something was left behind.
     pub async fn stop(mut self) -> Result<(), UpstreamError> {
         self.gateway.stop();
-        Ok(())
-    }
-}
-
-async fn start_gateway(
-    program: &Path,
-    directory: &Path,
-    config: &Path,
-    address: SocketAddr,
-) -> Result<Process, UpstreamError> {
-    let arguments = [
-        GATEWAY_COMMAND.as_ref(),
-        "--config".as_ref(),
-        config.as_os_str(),
-    ];
-    let log = directory.join("gateway.log");
-    let mut gateway = Process::start("the gateway", program, &arguments, &log)?;
-    let start = Instant::now();
-    while TcpStream::connect(address).await.is_err() {
-        gateway.check()?;
-        if start.elapsed() > START_GRACE {
-            return Err(gateway.too_slow("serve", START_GRACE).into());
+        // A server of our own goes as a whole.
+        match self.database.take() {
+            Some(database) if self.keeper.is_none() => {
+                database.remove().await.map_err(UpstreamError::Postgres)
+            }
+            _ => Ok(()),
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    Ok(gateway)
 }
 
-fn write_config(
-    directory: &Path,
-    address: SocketAddr,
-    cell: &Path,
-    settings: &str,
-) -> Result<PathBuf, UpstreamError> {
-    let path = directory.join("gateway.toml");
-    let text = format!(
-        "listen = \"{address}\"\n\n{settings}\n[cell]\nclient_config = {:?}\n",
-        cell.display().to_string()
-    );
-    std::fs::write(&path, text)?;
-    Ok(path)
+/// What it takes to start a gateway.
+struct Start<'a> {
+    program: &'a Path,
+    directory: &'a Path,
+    cell: &'a Path,
 }
 
-/// An address of this machine that nobody listens on.
-fn free_address() -> Result<SocketAddr, UpstreamError> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(listener.local_addr()?)
+impl Start<'_> {
+    async fn embedded(&self) -> Result<Upstream, UpstreamError> {
+        let config = self.write_config("[store]\ndata = \"store\"\n")?;
+        let (gateway, address) = self.gateway(&config).await?;
+        let key = super::LOCK.to_owned();
+        Ok(Upstream {
+            gateway,
+            keeper: None,
+            database: None,
+            target: Target::Store { address, key },
+            description: format!("on {address}, guards its embedded store"),
+        })
+    }
+
+    async fn postgres(&self, admin_url: &str, what: &str) -> Result<Upstream, UpstreamError> {
+        let created = Database::create(admin_url).await;
+        let database = created.map_err(UpstreamError::Postgres)?;
+        match self.guard(&database).await {
+            Ok((gateway, address)) => Ok(Upstream {
+                gateway,
+                keeper: None,
+                target: Target::Postgres {
+                    application: database.application(address),
+                },
+                description: format!("on {address}, guards {TABLE} of {what}"),
+                database: Some(database),
+            }),
+            Err(error) => {
+                // The error that matters is the first.
+                let _ = database.remove().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Installs the fence, and starts the gateway in front of it.
+    async fn guard(&self, database: &Database) -> Result<(Process, SocketAddr), UpstreamError> {
+        let wrong = |error: &dyn std::fmt::Display| UpstreamError::Postgres(error.to_string());
+        let path = self.write_config(&database.gateway_settings())?;
+        let config = gateway::config::Config::load(&path).map_err(|error| wrong(&error))?;
+        if let gateway::config::Upstream::Postgres(postgres) = &config.upstream {
+            install(postgres, Some(database.admin_url()))
+                .await
+                .map_err(|error| wrong(&error))?;
+        }
+        self.gateway(&path).await
+    }
+
+    async fn gateway(&self, config: &Path) -> Result<(Process, SocketAddr), UpstreamError> {
+        let config = config.as_os_str();
+        let arguments = [GATEWAY_COMMAND.as_ref(), "--config".as_ref(), config];
+        let log = self.directory.join("gateway.log");
+        let mut gateway = Process::start("the gateway", self.program, &arguments, &log)?;
+        let line = gateway.first_line(START_GRACE).await?;
+        let address = line.rsplit(' ').next().and_then(|word| word.parse().ok());
+        match address {
+            Some(address) => Ok((gateway, address)),
+            None => Err(UpstreamError::Announcement(line)),
+        }
+    }
+
+    fn write_config(&self, settings: &str) -> Result<PathBuf, UpstreamError> {
+        let path = self.directory.join("gateway.toml");
+        let cell = self.cell.display().to_string();
+        let text =
+            format!("listen = \"127.0.0.1:0\"\n\n{settings}\n[cell]\nclient_config = {cell:?}\n");
+        std::fs::write(&path, text)?;
+        Ok(path)
+    }
 }
 
 #[cfg(test)]
