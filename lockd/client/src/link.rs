@@ -171,6 +171,11 @@ impl Link {
         }
     }
 
+    /// How many packets have come from the node.
+    pub(crate) fn packets(&self) -> u64 {
+        self.connection.stats().udp_rx.datagrams
+    }
+
     /// Says good-bye.
     pub(crate) fn close(&mut self) {
         // Fails only if the stream is finished or reset already.

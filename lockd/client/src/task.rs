@@ -14,7 +14,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
 use crate::clock;
-use crate::core::{EndpointCore, RequestId, Time};
+use crate::core::{EndpointCore, RequestId, Silence, Time};
 use crate::handle::Current;
 use crate::lease::Grant;
 use crate::link::{Dialer, Link, Received};
@@ -225,6 +225,7 @@ impl Task {
 
     async fn converse(&mut self, link: &mut Link) -> LinkEnd {
         let mut alarm = Alarm::new();
+        let mut silence = Silence::default();
         loop {
             if self.sessions.out.is_empty() && self.is_finished() {
                 return LinkEnd::Finished;
@@ -232,14 +233,20 @@ impl Task {
             if self.sessions.suspect {
                 return LinkEnd::Lost("the node does not answer".to_owned());
             }
-            alarm.set(self.sessions.next_timeout());
+            alarm.set(self.sessions.next_timeout().min(silence.due()));
+            // Counted only when it is about to be noted.
+            let notes = silence.due() == Time::MAX && !self.sessions.out.is_empty();
+            let packets = if notes { link.packets() } else { 0 };
             let (send, receiver) = link.split();
             tokio::select! {
                 biased;
                 sent = send.write(&self.sessions.out), if !self.sessions.out.is_empty() => {
                     match sent {
                         // Usually all of it, so that nothing has to be moved.
-                        Ok(bytes) => drop(self.sessions.out.drain(..bytes)),
+                        Ok(bytes) => {
+                            self.sessions.out.drain(..bytes);
+                            silence.sent(clock::now(), packets);
+                        }
                         Err(error) => return LinkEnd::Lost(error.to_string()),
                     }
                 }
@@ -249,11 +256,17 @@ impl Task {
                     if let Received::Gone(reason) = received {
                         return LinkEnd::Lost(reason);
                     }
+                    silence.heard();
                     if let Some(end) = self.take_frames(link) {
                         return end;
                     }
                 }
-                () = alarm.rings() => self.sessions.tick(),
+                () = alarm.rings() => {
+                    self.sessions.tick();
+                    if silence.is_too_long(clock::now(), link.packets()) {
+                        return LinkEnd::Lost("the node has fallen silent".to_owned());
+                    }
+                }
             }
         }
     }

@@ -9,6 +9,7 @@
 //! * `renewal`: KeepAlives and the deadline that follows from them.
 //! * `requests`: sequence numbers, the window, what to send again after a reconnect.
 //! * `endpoint`: which node to talk to, and when.
+//! * `silence`: whether the connected node has died.
 //! * `backoff`: how long to hold off.
 //! * `time`: points in time of the boot-time clock.
 
@@ -17,10 +18,12 @@ mod endpoint;
 mod renewal;
 mod requests;
 mod session;
+mod silence;
 mod time;
 
 pub use backoff::Backoff;
 pub use endpoint::{EndpointCore, Plan};
 pub use requests::RequestId;
 pub use session::{Ended, Input, Output, SessionCore, SessionOptions};
+pub use silence::Silence;
 pub use time::Time;
