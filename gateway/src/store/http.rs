@@ -20,7 +20,8 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use super::engine::{Action, Store};
-use super::{key, problem};
+use super::key;
+use super::problem::NotDone;
 use crate::fence::refusal::Refusal;
 use crate::fence::set::TicketSet;
 use crate::limits::{
@@ -107,20 +108,22 @@ impl Service {
             None if request.uri().path() == "/fences" && request.method() == Method::GET => {
                 self.fences()
             }
-            None => Err(problem::plain(
-                StatusCode::NOT_FOUND,
-                "there is /kv/<key> and /fences".into(),
-            )),
+            None => {
+                let what = "there is /kv/<key> and /fences";
+                Err(NotDone::Request(StatusCode::NOT_FOUND, what.into()))
+            }
         };
-        outcome.unwrap_or_else(|problem| problem)
+        outcome.unwrap_or_else(|not_done| not_done.response())
     }
 
-    async fn key_value(&self, encoded: &str, request: Request<Incoming>) -> Result<Answer, Answer> {
+    async fn key_value(
+        &self,
+        encoded: &str,
+        request: Request<Incoming>,
+    ) -> Result<Answer, NotDone> {
         let key = key::decode(encoded)
-            .map_err(|error| problem::plain(StatusCode::BAD_REQUEST, error.to_string()))?;
-        let shown = self
-            .shown(&request)
-            .map_err(|refusal| problem::refusal(&refusal))?;
+            .map_err(|error| NotDone::Request(StatusCode::BAD_REQUEST, error.to_string()))?;
+        let shown = self.shown(&request)?;
         match *request.method() {
             Method::GET => self.get(&key, shown).await,
             Method::PUT => {
@@ -133,13 +136,12 @@ impl Service {
                 self.write(shown, Action::Delete(key)).await
             }
             _ => {
-                let mut answer = problem::plain(
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    "a key takes GET, PUT and DELETE".into(),
-                );
+                let what = "a key takes GET, PUT and DELETE";
+                let not_done = NotDone::Request(StatusCode::METHOD_NOT_ALLOWED, what.into());
+                let mut answer = not_done.response();
                 let allowed = header::HeaderValue::from_static("GET, PUT, DELETE");
                 answer.headers_mut().insert(header::ALLOW, allowed);
-                Err(answer)
+                Ok(answer)
             }
         }
     }
@@ -154,7 +156,7 @@ impl Service {
         tickets::read(&self.verifier, &text)
     }
 
-    fn check_cover(&self, key: &str, shown: &TicketSet) -> Result<(), Answer> {
+    fn check_cover(&self, key: &str, shown: &TicketSet) -> Result<(), Refusal> {
         if shown
             .tickets()
             .iter()
@@ -162,48 +164,41 @@ impl Service {
         {
             return Ok(());
         }
-        Err(problem::refusal(&Refusal::NoTicket {
+        Err(Refusal::NoTicket {
             resource: format!("key {key:?}"),
             wanted: self.rules.wanted(key),
-        }))
+        })
     }
 
-    async fn get(&self, key: &str, shown: TicketSet) -> Result<Answer, Answer> {
-        let value = self.store.get(shown, key).await;
-        match value.map_err(|error| problem::store_error(&error))? {
+    async fn get(&self, key: &str, shown: TicketSet) -> Result<Answer, NotDone> {
+        match self.store.get(shown, key).await? {
             Some(value) => {
                 let mut answer = Response::new(Full::new(value));
                 let octets = header::HeaderValue::from_static("application/octet-stream");
                 answer.headers_mut().insert(header::CONTENT_TYPE, octets);
                 Ok(answer)
             }
-            None => Err(problem::plain(
+            None => Err(NotDone::Request(
                 StatusCode::NOT_FOUND,
                 format!("no key {key:?}"),
             )),
         }
     }
 
-    async fn write(&self, shown: TicketSet, action: Action) -> Result<Answer, Answer> {
+    async fn write(&self, shown: TicketSet, action: Action) -> Result<Answer, NotDone> {
         let removes = matches!(action, Action::Delete(_));
-        let existed = self.store.perform(shown, action).await;
-        let existed = existed.map_err(|error| problem::store_error(&error))?;
+        let existed = self.store.perform(shown, action).await?;
         if removes && !existed {
-            return Err(problem::plain(
-                StatusCode::NOT_FOUND,
-                "there was no such key".into(),
-            ));
+            let what = "there was no such key";
+            return Err(NotDone::Request(StatusCode::NOT_FOUND, what.into()));
         }
         let mut answer = Response::new(Full::default());
         *answer.status_mut() = StatusCode::NO_CONTENT;
         Ok(answer)
     }
 
-    fn fences(&self) -> Result<Answer, Answer> {
-        let marks = self
-            .store
-            .marks()
-            .map_err(|error| problem::store_error(&error))?;
+    fn fences(&self) -> Result<Answer, NotDone> {
+        let marks = self.store.marks()?;
         let fences: Vec<_> = marks
             .into_iter()
             .map(|(lock, token)| json!({ "lock": lock, "token": token.to_string() }))
@@ -216,12 +211,10 @@ impl Service {
     }
 }
 
-async fn body(body: Incoming) -> Result<Bytes, Answer> {
+async fn body(body: Incoming) -> Result<Bytes, NotDone> {
     let too_large = || {
-        problem::plain(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("a value has at most {VALUE_BYTES_MAX} bytes"),
-        )
+        let what = format!("a value has at most {VALUE_BYTES_MAX} bytes");
+        NotDone::Request(StatusCode::PAYLOAD_TOO_LARGE, what)
     };
     if body.size_hint().lower() > VALUE_BYTES_MAX as u64 {
         return Err(too_large());
@@ -230,8 +223,8 @@ async fn body(body: Incoming) -> Result<Bytes, Answer> {
     match tokio::time::timeout(HTTP_BODY_TIMEOUT, limited).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => Err(problem::plain(StatusCode::BAD_REQUEST, error.to_string())),
-        Err(_) => Err(problem::plain(
+        Ok(Err(error)) => Err(NotDone::Request(StatusCode::BAD_REQUEST, error.to_string())),
+        Err(_) => Err(NotDone::Request(
             StatusCode::REQUEST_TIMEOUT,
             format!(
                 "the body did not arrive within {} s",

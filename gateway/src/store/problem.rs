@@ -28,8 +28,40 @@ struct Problem<'a> {
     hint: Option<&'static str>,
 }
 
+/// Why a request was not done.
+#[derive(Debug)]
+pub(super) enum NotDone {
+    /// The fence refuses, or the store fails.
+    Store(StoreError),
+    /// The request itself is wrong.
+    Request(StatusCode, String),
+}
+
+impl From<StoreError> for NotDone {
+    fn from(error: StoreError) -> NotDone {
+        NotDone::Store(error)
+    }
+}
+
+impl From<Refusal> for NotDone {
+    fn from(refusal: Refusal) -> NotDone {
+        NotDone::Store(StoreError::Refused(refusal))
+    }
+}
+
+impl NotDone {
+    /// The answer to the client.
+    pub(super) fn response(&self) -> Response<Full<Bytes>> {
+        match self {
+            NotDone::Store(StoreError::Refused(reason)) => refusal(reason),
+            NotDone::Store(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            NotDone::Request(status, detail) => plain(*status, detail.clone()),
+        }
+    }
+}
+
 /// A refusal of the fence.
-pub(super) fn refusal(refusal: &Refusal) -> Response<Full<Bytes>> {
+fn refusal(refusal: &Refusal) -> Response<Full<Bytes>> {
     let (status, kind, title) = match refusal {
         Refusal::Stale { .. } => (412, "urn:lockd:fence:stale", "Stale ticket"),
         Refusal::NoTicket { .. } => (428, "urn:lockd:fence:no-ticket", "Ticket required"),
@@ -62,16 +94,8 @@ pub(super) fn refusal(refusal: &Refusal) -> Response<Full<Bytes>> {
     })
 }
 
-/// A failure of the store.
-pub(super) fn store_error(error: &StoreError) -> Response<Full<Bytes>> {
-    match error {
-        StoreError::Refused(reason) => refusal(reason),
-        StoreError::Disk(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-    }
-}
-
 /// Anything that is not the fence's.
-pub(super) fn plain(status: StatusCode, detail: String) -> Response<Full<Bytes>> {
+fn plain(status: StatusCode, detail: String) -> Response<Full<Bytes>> {
     respond(&Problem {
         kind: "about:blank",
         title: status.canonical_reason().unwrap_or("Error"),

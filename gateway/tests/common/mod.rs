@@ -1,6 +1,8 @@
 //! What the gateway's tests share: tickets signed by a key of their own, a private PostgreSQL
 //! server, databases under guard, and gateways in front of them.
-#![allow(dead_code, unreachable_pub)]
+// Helpers are outside of test functions, each program uses some of them, and a failed one fails
+// its test.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod raw;
 
@@ -123,12 +125,18 @@ impl GatewayProcess {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).unwrap();
     }
+
+    /// The exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
 }
 
 impl Drop for GatewayProcess {
     fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        // It may have ended already; a second wait gives the same answer.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
