@@ -4,7 +4,9 @@
 //! * [`server`]: a node: the core without I/O, and the shell that gives it sockets and a disk.
 //! * [`init`]: makes a cell.
 //! * [`dev`]: a whole cell in this process.
+//! * [`cli`]: the `lockd` command line.
 
+pub mod cli;
 pub mod dev;
 pub mod init;
 pub mod limits;

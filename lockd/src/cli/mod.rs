@@ -117,10 +117,38 @@ mod tests {
     }
 
     #[test]
-    fn every_exit_code_is_in_the_help() {
+    fn every_exit_code_is_in_the_help_and_in_the_documentation() {
         let help = Cli::command().render_long_help().to_string();
+        let page = include_str!("../../../docs/cli.md");
         for code in exit::ALL {
             assert!(help.contains(&format!(" {code} ")), "{code} in:\n{help}");
+            assert!(
+                page.contains(&format!("| {code} |")),
+                "{code} in docs/cli.md"
+            );
+        }
+    }
+
+    #[test]
+    fn every_subcommand_and_flag_of_lock_is_in_the_documentation() {
+        let page = include_str!("../../../docs/cli.md");
+        let cli = Cli::command();
+        for command in cli
+            .get_subcommands()
+            .filter(|command| !command.is_hide_set())
+        {
+            let name = command.get_name();
+            assert!(
+                page.contains(&format!("| `{name}")),
+                "{name} in docs/cli.md"
+            );
+        }
+        let lock = cli.find_subcommand("lock").expect("it exists");
+        for flag in lock.get_arguments().filter_map(clap::Arg::get_long) {
+            assert!(
+                page.contains(&format!("`--{flag}")),
+                "--{flag} in docs/cli.md"
+            );
         }
     }
 

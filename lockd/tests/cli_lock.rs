@@ -1,0 +1,167 @@
+//! `lockd lock` as its users see it: exit codes, environment, signals, loss.
+
+mod cli_support;
+
+use std::io::Write as _;
+use std::process::Stdio;
+
+use cli_support::{Cell, Process, Said, is_alive, pid, wait_until};
+use rustix::process::Signal;
+
+#[test]
+fn the_commands_own_status_is_passed_through() {
+    let cell = Cell::start();
+    let run = |script: &str| cell.run(&["lock", "a", "--", "sh", "-c", script]).code;
+    assert_eq!(run("exit 0"), 0);
+    assert_eq!(run("exit 7"), 7);
+    assert_eq!(run("kill -9 $$"), 128 + 9);
+    let missing = cell.run(&["lock", "a", "--", "/nonexistent/command"]);
+    assert!(missing.one_line(127).contains("/nonexistent/command"));
+    let not_executable = cell.config.to_str().expect("text");
+    assert!(
+        cell.run(&["lock", "a", "--", not_executable])
+            .one_line(126)
+            .contains("ermission")
+    );
+}
+
+#[test]
+fn the_command_is_told_its_lock_token_ticket_and_session() {
+    let cell = Cell::start();
+    let script = "echo $LOCKD_LOCK $LOCKD_TOKEN $LOCKD_SESSION $LOCKD_TICKET";
+    let said = cell.run(&["lock", "orders/42", "--", "sh", "-c", script]);
+    let words: Vec<&str> = said.out.split_whitespace().collect();
+    let config = lockd_client::ClientConfig::load(&cell.config).expect("readable");
+    let ticket = config
+        .verifier()
+        .expect("keys")
+        .verify(words[3])
+        .expect("genuine");
+    assert_eq!(words[0], "orders/42");
+    assert_eq!(words[1], ticket.token.to_string());
+    assert_eq!(words[2], ticket.session.to_string());
+}
+
+#[test]
+fn arguments_and_stdin_reach_the_command_untouched() {
+    let cell = Cell::start();
+    let echo = cell.run(&["lock", "a", "--", "echo", "$HOME", "*", "--try", "-n"]);
+    assert_eq!(echo.out, "$HOME * --try -n\n");
+
+    let mut command = cell.command(&["lock", "a", "--", "cat"]);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut cat = command.spawn().expect("starts");
+    let mut stdin = cat.stdin.take().expect("piped");
+    stdin.write_all(b"through and through").expect("writable");
+    drop(stdin);
+    assert_eq!(
+        cat.wait_with_output().expect("ends").stdout,
+        b"through and through"
+    );
+}
+
+#[test]
+fn a_lock_that_is_taken_is_not_acquired_and_the_command_not_run() {
+    let cell = Cell::start();
+    let holder = cell.lock(&["a"], "sleep 30");
+    let tried = cell.run(&["lock", "a", "--try", "--", "echo", "ran"]);
+    assert!(tried.one_line(120).contains("a: "));
+    assert_eq!(tried.out, "");
+    let waited = cell.run(&["lock", "a", "--wait", "50ms", "--", "echo", "ran"]);
+    waited.one_line(120);
+    assert_eq!(waited.out, "");
+    holder.signal(Signal::TERM);
+    assert_eq!(Said::of(holder.wait()).code, 128 + 15);
+    assert_eq!(cell.run(&["lock", "a", "--try", "--", "true"]).code, 0);
+}
+
+#[test]
+fn a_signal_while_waiting_leaves_the_queue() {
+    let cell = Cell::start();
+    let _holder = cell.lock(&["a"], "sleep 30");
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
+        let waiter = Process::start(cell.command(&["lock", "a", "--", "true"]));
+        cell.wait_for_waiters("a", 1);
+        waiter.signal(signal);
+        assert_eq!(Said::of(waiter.wait()).code, code);
+        cell.wait_for_waiters("a", 0);
+    }
+}
+
+#[test]
+fn signals_are_passed_on_and_the_lock_is_kept_until_the_command_has_ended() {
+    let cell = Cell::start();
+    let script = "trap 'echo got it; sleep 0.2; exit 3' USR1; while :; do sleep 0.05; done";
+    let mut holder = cell.lock(&["a"], script);
+    holder.signal(Signal::USR1);
+    assert_eq!(holder.line(), "got it");
+    assert_eq!(cell.run(&["lock", "a", "--try", "--", "true"]).code, 120);
+    assert_eq!(Said::of(holder.wait()).code, 3);
+    assert_eq!(cell.run(&["lock", "a", "--try", "--", "true"]).code, 0);
+}
+
+#[test]
+fn a_broken_lock_ends_the_command_before_it_moves() {
+    let cell = Cell::start();
+    let mut holder = cell.lock(&["a"], "echo $$; sleep 30");
+    let shell = pid(holder.line().parse::<i32>().expect("a process id"));
+    let broken = cell.run(&["break", "a", "--reason", "maintenance"]);
+    assert_eq!(broken.code, 0, "{}", broken.err);
+    let next = cell.run(&["lock", "a", "--", "echo", "moved"]);
+    assert_eq!(next.out, "moved\n");
+    assert!(
+        !is_alive(shell),
+        "nobody else has the lock before the command is dead"
+    );
+    let said = Said::of(holder.wait());
+    assert_eq!(said.code, 121);
+    assert!(said.err.contains("maintenance"), "{}", said.err);
+}
+
+#[test]
+fn a_command_is_dead_before_the_lease_ends_when_the_cell_is_gone() {
+    let cell = Cell::start();
+    let polite = cell.lock(&["a", "--ttl", "2s"], "sleep 60");
+    // Deaf to SIGTERM, like everything it starts.
+    let deaf = cell.lock(
+        &["b", "--ttl", "2s"],
+        "trap '' TERM; while :; do sleep 1; done",
+    );
+    cell.process.signal(Signal::KILL);
+    for holder in [polite, deaf] {
+        let said = Said::of(holder.wait());
+        assert_eq!(said.code, 121, "{}", said.err);
+        assert!(
+            said.err.contains("could not be renewed in time"),
+            "{}",
+            said.err
+        );
+    }
+}
+
+#[test]
+fn a_command_goes_on_after_a_loss_if_so_asked() {
+    let cell = Cell::start();
+    let flags = ["a", "--on-lost", "ignore"];
+    let mut holder = cell.lock(&flags, "read line; echo $line; exit 5");
+    assert_eq!(holder.line(), "");
+    drop(holder);
+
+    let script = "sleep 1; echo still here; exit 5";
+    let holder = cell.lock(&flags, script);
+    assert_eq!(cell.run(&["break", "a", "--reason", "x", "--now"]).code, 0);
+    let said = Said::of(holder.wait());
+    assert_eq!((said.code, said.out.as_str()), (5, "still here\n"));
+}
+
+#[test]
+fn the_command_dies_with_lockd() {
+    let cell = Cell::start();
+    let mut holder = cell.lock(&["a"], "echo $$; exec sleep 60");
+    let command = pid(holder.line().parse::<i32>().expect("a process id"));
+    holder.signal(Signal::KILL);
+    wait_until("the command is gone", || !is_alive(command));
+}
