@@ -35,6 +35,7 @@ impl Candidate {
     /// Promises the ballot to itself. Nobody is asked before that is durable.
     pub(crate) fn begin(core: &mut Core, ballot: Ballot) -> Candidate {
         core.acceptor.promise_own(ballot);
+        core.plant.promised_when_asked(ballot);
         Candidate {
             ballot,
             prepared: core.plant.has(Planted::BallotReused),

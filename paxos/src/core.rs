@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::acceptor::{Acceptor, Answer};
 use crate::catchup::{LoadFor, Loads};
 use crate::interface::{Config, Output, Role, Timing};
-use crate::limits::{APPLY_ENTRIES_MAX, LOAD_BYTES_MAX};
+use crate::limits::APPLY_ENTRIES_MAX;
 use crate::message::{Body, Message};
 use crate::planted::Plant;
 use crate::quorum::Quorum;
@@ -98,7 +98,7 @@ impl Core {
     }
 
     /// Asks the store for entries that are no longer in memory.
-    pub(crate) fn load(&mut self, load: LoadFor, first: Slot, last: Slot) {
+    pub(crate) fn load(&mut self, load: LoadFor, first: Slot, last: Slot, bytes_max: usize) {
         let in_memory = self.acceptor.log().first();
         let last = last.min(in_memory.previous());
         if let Some(id) = self.loads.begin(load, first) {
@@ -106,7 +106,7 @@ impl Core {
                 id,
                 first,
                 last,
-                bytes_max: LOAD_BYTES_MAX,
+                bytes_max,
             });
         }
     }

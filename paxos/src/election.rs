@@ -121,13 +121,23 @@ impl Election {
         core.send_to_all(&Body::Ping(Ping { round: self.round }));
     }
 
+    fn somebody_has_a_better_log(&self, core: &Core) -> bool {
+        let own = (core.acceptor.accepted(), core.acceptor.log().end());
+        let mut logs = self.pongs.values().map(|pong| (pong.accepted, pong.end));
+        logs.any(|log| log > own)
+    }
+
     /// Plans a campaign if the answers of this round allow one, and drops the plan if not.
     fn evaluate(&mut self, core: &Core) {
         let able = 1 + self.pongs.values().filter(|pong| pong.disk_ok).count();
         let unhappy = self.pongs.values().all(|pong| !pong.happy);
         let asked = self.round > 0;
         if asked && unhappy && core.disk_ok() && core.quorum.is_reached_by(able) {
-            let delay = self.jitter.below(core.timing.jitter_micros);
+            let mut delay = self.jitter.below(core.timing.jitter_micros);
+            if self.somebody_has_a_better_log(core) {
+                // It could lead at once, while this replica would first have to fetch.
+                delay += core.timing.round_micros + core.timing.jitter_micros;
+            }
             self.campaign_at.get_or_insert(core.now.plus_micros(delay));
         } else {
             self.campaign_at = None;

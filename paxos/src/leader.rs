@@ -11,7 +11,7 @@ use crate::catchup::LoadFor;
 use crate::confirm::Confirm;
 use crate::core::Core;
 use crate::interface::{Output, PeerStatus, ProposeError, Role};
-use crate::limits::{PAYLOAD_BYTES_MAX, WINDOW_BYTES_MAX};
+use crate::limits::{LOAD_BYTES_MAX, PAYLOAD_BYTES_MAX, WINDOW_BYTES_MAX};
 use crate::message::{Accept, Accepted, Body, Promise, Standing, Sync};
 use crate::planted::Planted;
 use crate::progress::Progress;
@@ -145,8 +145,10 @@ impl Leader {
     }
 
     pub(crate) fn on_accepted(&mut self, core: &mut Core, from: NodeId, accepted: Accepted) {
-        let lax = core.plant.has(Planted::AckOfOlderBallot);
-        if accepted.ballot != self.ballot() && !lax {
+        if accepted.ballot != self.ballot() {
+            if core.plant.has(Planted::AckOfOlderBallot) {
+                self.count_foreign(core, from, accepted);
+            }
             return;
         }
         let Some(progress) = self.peers.get_mut(&from) else {
@@ -160,7 +162,7 @@ impl Leader {
                 received,
             } => (received, persisted),
         };
-        let unsent = accepted.confirm > self.confirm.sent() && !lax;
+        let unsent = accepted.confirm > self.confirm.sent();
         if received > end || settled > received || unsent {
             return;
         }
@@ -179,6 +181,17 @@ impl Leader {
             }
         }
         self.advance(core);
+    }
+
+    /// The planted mistake: an acknowledgement is counted, whatever ballot it was given to.
+    fn count_foreign(&mut self, core: &mut Core, from: NodeId, accepted: Accepted) {
+        if let Standing::Synced { persisted, .. } = accepted.standing
+            && let Some(progress) = self.peers.get_mut(&from)
+            && persisted <= core.acceptor.log().end()
+        {
+            progress.persisted = progress.persisted.max(persisted);
+            self.advance(core);
+        }
     }
 
     /// Entries for a follower came from the store.
@@ -287,7 +300,8 @@ impl Leader {
                 log.message_part(first, last)
             };
             let Some(sent) = entries.last().map(|entry| entry.slot) else {
-                core.load(LoadFor::Follower { node: peer, ballot }, first, last);
+                let load = LoadFor::Follower { node: peer, ballot };
+                core.load(load, first, last, LOAD_BYTES_MAX);
                 break;
             };
             let decided = log.decided();

@@ -167,6 +167,10 @@ pub struct Pong {
     pub round: u64,
     /// What the sender has promised, so that a candidate begins above it.
     pub promised: Ballot,
+    /// The ballot of the sender's log.
+    pub accepted: Ballot,
+    /// The last slot of the sender's log. Who has a better log is given precedence.
+    pub end: Slot,
     /// Whether the sender leads or hears a leader.
     pub happy: bool,
     /// Whether the sender's disk answers in time, without which it could not promise.

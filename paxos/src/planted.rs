@@ -2,6 +2,8 @@
 //!
 //! Without the feature `sim` no bug can be planted, and the questions fold to `false`.
 
+use crate::types::Ballot;
+
 /// A classic mistake of a Paxos implementation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub))]
@@ -56,22 +58,44 @@ impl Planted {
 pub(crate) struct Plant {
     #[cfg(feature = "sim")]
     bug: Option<Planted>,
+    /// The highest ballot that was promised when asked for, not by accepting.
+    #[cfg(feature = "sim")]
+    floor: Ballot,
 }
 
+#[cfg(feature = "sim")]
 impl Plant {
-    #[cfg(feature = "sim")]
-    pub(crate) fn new(bug: Option<Planted>) -> Plant {
-        Plant { bug }
+    pub(crate) fn new(bug: Planted) -> Plant {
+        Plant {
+            bug: Some(bug),
+            ..Plant::default()
+        }
     }
 
-    #[cfg(feature = "sim")]
-    pub(crate) fn has(self, bug: Planted) -> bool {
+    pub(crate) fn has(&self, bug: Planted) -> bool {
         self.bug == Some(bug)
     }
 
-    #[cfg(not(feature = "sim"))]
-    #[allow(clippy::unused_self)]
-    pub(crate) fn has(self, _bug: Planted) -> bool {
+    pub(crate) fn promised_when_asked(&mut self, ballot: Ballot) {
+        self.floor = self.floor.max(ballot);
+    }
+
+    /// Whether a message of a ballot below the promise is taken all the same.
+    pub(crate) fn lets_pass(&self, ballot: Ballot) -> bool {
+        self.has(Planted::AcceptWithoutPromise) && ballot >= self.floor
+    }
+}
+
+#[cfg(not(feature = "sim"))]
+#[allow(clippy::unused_self, clippy::trivially_copy_pass_by_ref)]
+impl Plant {
+    pub(crate) fn has(&self, _bug: Planted) -> bool {
+        false
+    }
+
+    pub(crate) fn promised_when_asked(&mut self, _ballot: Ballot) {}
+
+    pub(crate) fn lets_pass(&self, _ballot: Ballot) -> bool {
         false
     }
 }

@@ -10,7 +10,9 @@ use crate::core::Core;
 use crate::election::Election;
 use crate::interface::{Config, ConfigError, Input, NotLeader, Output, ProposeError, Role, Status};
 use crate::leader::Leader;
+use crate::limits::MESSAGE_ENTRIES_BYTES_MAX;
 use crate::message::{Body, Entries, Fetch, Message, Ping, Pong, Reject};
+#[cfg(feature = "sim")]
 use crate::planted::Planted;
 use crate::types::{
     Ballot, ConfirmNumber, Entry, LoadId, NodeId, PersistId, Recovered, Slot, Time,
@@ -50,7 +52,7 @@ impl Replica {
     /// Plants a bug, to show that a test finds it.
     #[cfg(feature = "sim")]
     pub fn plant(&mut self, bug: Planted) {
-        let plant = crate::planted::Plant::new(Some(bug));
+        let plant = crate::planted::Plant::new(bug);
         self.core.plant = plant;
         self.core.acceptor.plant(plant);
     }
@@ -222,6 +224,7 @@ impl Replica {
                 if self.admit(from, prepare.ballot)
                     && self.core.acceptor.accepted() != prepare.ballot
                 {
+                    self.core.plant.promised_when_asked(prepare.ballot);
                     self.election.heard(self.core.now, None);
                     let promise = self.core.acceptor.describe();
                     self.core.send_when_durable(from, Body::Promise(promise));
@@ -269,12 +272,12 @@ impl Replica {
     fn admit(&mut self, from: NodeId, ballot: Ballot) -> bool {
         self.election.saw_ballot(ballot);
         let promised = self.core.acceptor.promised();
-        if ballot < promised {
+        if ballot < promised && !self.core.plant.lets_pass(ballot) {
             self.core
                 .send(from, Body::Reject(Reject { ballot, promised }));
             return false;
         }
-        if ballot > promised {
+        if ballot != promised {
             self.step_down();
             self.election.forget_leader();
             self.core.acceptor.promise(ballot);
@@ -283,16 +286,12 @@ impl Replica {
     }
 
     fn admit_leader(&mut self, from: NodeId, ballot: Ballot) -> bool {
-        if self.core.plant.has(Planted::AcceptWithoutPromise)
-            && ballot > self.core.acceptor.promised()
-        {
-            self.step_down();
-        } else if !self.admit(from, ballot) {
-            return false;
+        let admitted = self.admit(from, ballot);
+        if admitted {
+            self.election.heard(self.core.now, Some(from));
+            self.core.announce(self.role());
         }
-        self.election.heard(self.core.now, Some(from));
-        self.core.announce(self.role());
-        true
+        admitted
     }
 
     fn lead(&mut self, leader: Option<Leader>) {
@@ -314,7 +313,8 @@ impl Replica {
         let entries = log.message_part(fetch.first, last);
         if entries.is_empty() {
             let load = LoadFor::Candidate { node: from, fetch };
-            self.core.load(load, fetch.first, last);
+            self.core
+                .load(load, fetch.first, last, MESSAGE_ENTRIES_BYTES_MAX);
         } else {
             self.core.send(
                 from,
@@ -353,6 +353,8 @@ impl Replica {
         let pong = Pong {
             round: ping.round,
             promised: self.core.acceptor.promised(),
+            accepted: self.core.acceptor.accepted(),
+            end: self.core.acceptor.log().end(),
             happy,
             disk_ok: self.core.disk_ok(),
         };

@@ -159,7 +159,7 @@ impl Cluster {
     /// The second phase: within a bound a leader serves, and everyone catches up.
     fn recover(&mut self) -> Result<(), Violation> {
         let healed = self.now;
-        let bound = recovery::bound_micros(&self.plan.timing);
+        let bound = recovery::bound_micros(&self.plan, self.most_behind());
         let (decided, confirms) = (self.invariants.one_value.count(), self.report.confirms);
         let served = |cluster: &Cluster| {
             cluster.invariants.one_value.count() >= decided + LAST_COMMANDS
@@ -184,6 +184,13 @@ impl Cluster {
             return Err(recovery::too_late("not everyone caught up", bound));
         }
         Ok(())
+    }
+
+    /// How many decided entries the node that is furthest behind has yet to get.
+    fn most_behind(&self) -> u64 {
+        let decided = self.invariants.one_value.count();
+        let behind = self.nodes.iter().map(|node| decided - node.applied.0);
+        behind.max().unwrap_or(0)
     }
 
     fn all_are_equal(&self) -> bool {
@@ -302,7 +309,7 @@ impl Cluster {
     }
 
     /// One of those who lead, or believe that they do.
-    fn draw_leader(&mut self) -> Option<usize> {
+    pub(super) fn draw_leader(&mut self) -> Option<usize> {
         let now = self.now;
         let leads = |node: &Node| {
             let role = node.replica.as_ref().map(|replica| replica.role());

@@ -38,8 +38,12 @@ impl Cluster {
         let Some(kind) = self.draw_kind() else {
             return Ok(());
         };
-        let node = self.dice.index(self.nodes.len());
-        let lasts = self.dice.around(self.plan.timing.leader_timeout_micros * 2);
+        // Leaders are worth most.
+        let leader = self.draw_leader().filter(|_| self.dice.chance(0.7));
+        let node = leader.unwrap_or_else(|| self.dice.index(self.nodes.len()));
+        let lasts = self
+            .dice
+            .around(self.plan.timing.leader_timeout_micros * 3 / 2);
         let until = self.now + lasts;
         self.report.faults += 1;
         let id = self.nodes[node].id;

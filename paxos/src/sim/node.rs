@@ -79,7 +79,11 @@ impl Node {
         bounds: Bounds,
         planted: Option<Planted>,
     ) {
-        let Ok(recovered) = self.disk.load();
+        let Ok(mut recovered) = self.disk.load();
+        if planted == Some(Planted::AcceptWithoutPromise) {
+            // Else the replica would notice by itself, and refuse to start.
+            recovered.promised = recovered.promised.max(recovered.accepted);
+        }
         self.boot += 1;
         self.state = StateHash::default();
         self.applied = recovered.decided;

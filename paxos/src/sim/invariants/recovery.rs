@@ -2,17 +2,21 @@
 //!
 //! Also: a run in which nothing happened proves nothing, so it fails.
 
-use crate::interface::Timing;
 use crate::sim::Report;
 use crate::sim::invariants::Violation;
+use crate::sim::plan::Plan;
 
 const NAME: &str = "after faults stop a leader exists within a bound and serves";
 
-/// How long the healed cell may take to have a leader that can serve, microseconds: some rounds of
-/// election, each of which may be spoilt by another candidate, and what is left of old silences.
-pub(crate) fn bound_micros(timing: &Timing) -> u64 {
+/// How long the healed cell may take until a leader serves, and then until everyone has caught up,
+/// microseconds: some rounds of election, each of which may be spoilt by another candidate; and
+/// for whoever is behind, one read from a disk and one round trip for each entry, as if messages
+/// had room for one only.
+pub(crate) fn bound_micros(plan: &Plan, entries_behind: u64) -> u64 {
+    let timing = &plan.timing;
     let attempt = timing.leader_timeout_micros + timing.round_micros + timing.jitter_micros;
-    10 * attempt + 1_000_000
+    let entry = 2 * plan.disk_micros + 1_000;
+    10 * attempt + 500_000 + entries_behind * entry
 }
 
 /// The bound passed without it.
