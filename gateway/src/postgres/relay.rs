@@ -245,6 +245,11 @@ impl Relay {
         };
         let (form, total) = (form.clone(), *total);
         let settled = self.idle.is_idle() && self.idle.transaction() == Transaction::None;
+        if self.session.is_unsettled() {
+            self.tell(&messages::refusal(Severity::Fatal, &refusal))
+                .await?;
+            return Err(End::Told(refusal.to_string()));
+        }
         match form {
             Form::Query if settled && self.from_server.buffer.filled().is_empty() => {
                 self.from_client.take_out(total);

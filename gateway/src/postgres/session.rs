@@ -17,6 +17,8 @@ pub(super) struct Session {
     carried: String,
     /// Number of the last registration that was asked for.
     registration: i64,
+    /// Tickets could not be taken away: nobody knows what this session may still write under.
+    unsettled: bool,
 }
 
 impl Session {
@@ -26,12 +28,18 @@ impl Session {
             backend,
             carried: String::new(),
             registration: 0,
+            unsettled: false,
         }
     }
 
     /// The tickets carried, as they were shown.
     pub(super) fn carried(&self) -> &str {
         &self.carried
+    }
+
+    /// Whether the session has to end, because its tickets could not be taken away.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.unsettled
     }
 
     /// Takes tickets in place of those carried so far. The session has to be idle, and nothing
@@ -86,6 +94,7 @@ impl Session {
             .admin
             .give_back(backend, self.registration)
             .await;
+        self.unsettled = given.is_err();
         given.map_err(|error| Refusal::Unavailable(error.to_string()))
     }
 
