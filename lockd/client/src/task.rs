@@ -148,6 +148,7 @@ impl Task {
     /// again a few times before another is tried.
     async fn use_link(&mut self, link: &mut Link) -> LinkEnd {
         self.sessions.out.clear();
+        self.endpoints.connected(&link.address);
         for _ in 0..NO_LEADER_TRIES {
             match self.serve(link).await {
                 LinkEnd::Redirected(None) => {}
@@ -158,6 +159,7 @@ impl Task {
             }
             match link.skim().await {
                 Ok(None) => {}
+                Ok(Some(leader)) if self.endpoints.is_dead(&leader) => {}
                 Ok(leader) => return LinkEnd::Redirected(leader),
                 Err(reason) => return LinkEnd::Lost(reason),
             }
@@ -276,8 +278,9 @@ impl Task {
         loop {
             match link.next_frame() {
                 Ok(Some(NodeFrame::Redirect { leader })) => {
-                    let leader = leader.map(|(_, address)| address);
-                    return Some(LinkEnd::Redirected(leader.filter(|a| *a != link.address)));
+                    let news = |a: &String| *a != link.address && !self.endpoints.is_dead(a);
+                    let leader = leader.map(|(_, address)| address).filter(news);
+                    return Some(LinkEnd::Redirected(leader));
                 }
                 Ok(Some(NodeFrame::Bye { reason })) => return Some(LinkEnd::Lost(reason)),
                 Ok(Some(NodeFrame::Answer { id, answer })) => {

@@ -11,7 +11,7 @@ const REDIRECTS_MAX: u32 = 4;
 const RETRY_MIN: Duration = Duration::from_millis(20);
 
 /// Longest wait before a failed round over the nodes is repeated.
-const RETRY_MAX: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_millis(250);
 
 /// What to try next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct EndpointCore {
     nodes: Vec<String>,
     first: usize,
     leader: Option<String>,
+    /// The leader whose connection was lost. The others may not know yet that it is gone.
+    dead: Option<String>,
     redirects: u32,
     wait: bool,
     backoff: Backoff,
@@ -43,6 +45,7 @@ impl EndpointCore {
             nodes,
             first,
             leader: None,
+            dead: None,
             redirects: 0,
             wait: false,
             backoff: Backoff::new(RETRY_MIN, RETRY_MAX, seed),
@@ -66,8 +69,22 @@ impl EndpointCore {
         Plan { delay, addresses }
     }
 
+    /// Whether a redirect to `address` only repeats what was true before that node was lost.
+    #[must_use]
+    pub fn is_dead(&self, address: &str) -> bool {
+        self.dead.as_deref() == Some(address)
+    }
+
+    /// The node at `address` has welcomed this client.
+    pub fn connected(&mut self, address: &str) {
+        if self.is_dead(address) {
+            self.dead = None;
+        }
+    }
+
     /// The node at `address` did what only a leader does.
     pub fn served(&mut self, address: &str) {
+        self.dead = None;
         if self.leader.as_deref() != Some(address) {
             self.leader = Some(address.to_owned());
         }
@@ -80,7 +97,9 @@ impl EndpointCore {
     pub fn redirected(&mut self, from: &str, leader: Option<&str>) -> bool {
         self.redirects = self.redirects.saturating_add(1);
         match leader {
-            Some(leader) if leader != from && self.redirects <= REDIRECTS_MAX => {
+            Some(leader)
+                if leader != from && !self.is_dead(leader) && self.redirects <= REDIRECTS_MAX =>
+            {
                 self.leader = Some(leader.to_owned());
                 true
             }
@@ -104,6 +123,7 @@ impl EndpointCore {
     /// The connection to `address` ended after it had served: the others are tried at once.
     pub fn lost(&mut self, address: &str) {
         self.failed(address);
+        self.dead = Some(address.to_owned());
         self.wait = false;
     }
 
@@ -160,6 +180,20 @@ mod tests {
         let plan = core.plan();
         assert!(plan.delay > Duration::ZERO);
         assert_eq!(plan.addresses.first().map(String::as_str), Some("b:1"));
+    }
+
+    #[test]
+    fn a_redirect_to_the_leader_that_was_just_lost_is_not_followed() {
+        let mut core = core();
+        core.served("b:1");
+        core.lost("b:1");
+        core.connected("c:1");
+        assert!(!core.redirected("c:1", Some("b:1")));
+        let plan = core.plan();
+        assert!(plan.delay > Duration::ZERO);
+        assert_eq!(plan.addresses, ["a:1", "b:1", "c:1"]);
+        core.connected("b:1");
+        assert!(core.redirected("c:1", Some("b:1")), "it is back");
     }
 
     #[test]
