@@ -1,4 +1,40 @@
-//! lockd's gateway.
+//! lockd's gateway: stands in front of a database and has it refuse the writes of stale lock
+//! holders.
+//!
+//! A lock alone protects nothing: its holder can be paused past its lease and write late. So each
+//! grant of lockd has a *token*, higher than all before it, and a *ticket* that proves it. A
+//! client shows its ticket to the gateway, on the session that it writes on; the database keeps
+//! the highest token it has admitted for each lock, the *fence*, and refuses everything below.
+//!
+//! # The guarantee
+//!
+//! > Once the holder of a token has been admitted, so that it may read or write, no write that
+//! > carries a lower token of the same lock takes effect there any more.
+//!
+//! It holds whatever pauses, crashes, delays and lost packets there are, with any number of
+//! gateways in front of one database, and across restarts of everything. It does not rest on the
+//! gateway: the database enforces it, and a gateway that is paused, killed or replaced can do no
+//! harm. Two duties stay here: what follows a ticket is held until it is admitted, and a session
+//! changes its tickets only while it is idle.
+//!
+//! # Limits
+//!
+//! - Only tables named in guard rules are under guard, with all that is below them (partitions,
+//!   children). Sequences, large objects and DDL are not.
+//! - Whoever may switch triggers off (superusers, owners of the tables) can go around the fence.
+//! - A fence belongs to one database. It is moved with it by a backup or a failover; the cell is
+//!   asked afterwards what is still granted.
+//! - Two locks that cover the same table do not order each other's writes.
+//!
+//! `docs/gateway.md` is the guide for operators and application programmers.
+//!
+//! # How to read the code
+//!
+//! [`fence`] is the decision core, without I/O: start there. [`store`] is the smallest complete
+//! upstream, a key-value store over HTTP. [`postgres`] is the one that matters: its `sql/fence.sql`
+//! is the fence in the database, and the relay around it knows as little of the protocol as it can.
+//! [`config`], [`rules`], [`tickets`] and [`cell`] are what both share; [`server`] and [`cli`] make
+//! processes of them.
 
 pub mod cell;
 pub mod cli;

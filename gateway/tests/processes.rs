@@ -1,4 +1,6 @@
 //! Gateways that are killed or paused, servers that crash, and the commands around them.
+// Helpers are outside of test functions; a failed one fails its test.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,5 +1,7 @@
 //! What passes through the gateway besides the fence: logins, TLS, COPY, notifications, cancel
 //! requests, whole client programs, and bytes that are none of the protocol's.
+// Helpers are outside of test functions; a failed one fails its test.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,6 @@
 //! The embedded store over HTTP, as a client sees it.
+// Helpers are outside of test functions; a failed one fails its test.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

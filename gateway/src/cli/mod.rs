@@ -218,3 +218,45 @@ fn admin_code(error: &AdminError) -> u8 {
 /// Where `dev` listens unless it is told.
 const DEV_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 6543);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GUIDE: &str = include_str!("../../../docs/gateway.md");
+
+    /// The blocks of this language in the guide.
+    fn blocks(language: &str) -> impl Iterator<Item = &str> {
+        let opening = format!("```{language}\n");
+        let parts = GUIDE.split("```").collect::<Vec<_>>();
+        let wanted = opening.trim_start_matches('`').to_owned();
+        parts
+            .into_iter()
+            .filter_map(move |part| part.strip_prefix(wanted.as_str()))
+    }
+
+    #[test]
+    fn every_command_of_the_guide_is_one() {
+        let commands: Vec<_> = blocks("console")
+            .flat_map(str::lines)
+            .filter_map(|l| l.strip_prefix("$ "))
+            .collect();
+        assert_eq!(commands.len(), 3);
+        for command in commands {
+            let parsed = Cli::try_parse_from(command.split(' '));
+            assert!(parsed.is_ok(), "{command}: {}", parsed.err().unwrap());
+        }
+    }
+
+    #[test]
+    fn the_configuration_of_the_guide_can_be_used() {
+        let text = blocks("toml").next().unwrap();
+        Config::parse(Path::new("gateway.toml"), text).unwrap();
+    }
+
+    #[test]
+    fn the_flags_are_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}
