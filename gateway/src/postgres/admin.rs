@@ -35,7 +35,8 @@ pub enum AdminError {
     Dial(#[from] DialError),
     /// The fence is not there, or the role may not use it.
     #[error(
-        "the fence is not installed in this database, or not for this role ({0}); run `gateway install`"
+        "the fence is not installed in this database, or not for this role ({0}); \
+         run `gateway install`"
     )]
     NotInstalled(String),
     /// The server refused the login or the call.

@@ -230,13 +230,13 @@ fn granted(frames: &[NodeFrame]) -> Option<Token> {
 }
 
 fn kept_alive(frames: &[NodeFrame], wanted: u64) -> bool {
-    let is = |frame: &NodeFrame| matches!(frame, NodeFrame::KeptAlive { number, .. } if *number == wanted);
-    frames.iter().any(is)
+    let mut frames = frames.iter();
+    frames.any(|f| matches!(f, NodeFrame::KeptAlive { number, .. } if *number == wanted))
 }
 
 fn ended(frames: &[NodeFrame], wanted: EndReason) -> bool {
-    let is = |frame: &NodeFrame| matches!(frame, NodeFrame::SessionEnded { reason, .. } if *reason == wanted);
-    frames.iter().any(is)
+    let mut frames = frames.iter();
+    frames.any(|f| matches!(f, NodeFrame::SessionEnded { reason, .. } if *reason == wanted))
 }
 
 #[test]

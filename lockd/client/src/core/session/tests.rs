@@ -1,3 +1,5 @@
+//! One session under a clock that the tests move.
+
 use lockd_protocol::client::Wait;
 
 use super::*;
