@@ -205,7 +205,7 @@ impl Cluster {
             let detail = format!("node {id} was given {entry:?} after slot {applied}");
             return Err(Violation::new("entries are applied in order, once", detail));
         }
-        self.invariants.one_value.on_apply(id, entry)?;
+        self.invariants.on_apply(id, entry)?;
         self.nodes[node].applied = entry.slot;
         self.nodes[node].state.apply(entry);
         let state = self.nodes[node].state;

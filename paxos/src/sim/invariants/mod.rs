@@ -12,7 +12,7 @@ use std::fmt;
 
 use crate::message::Body;
 use crate::sim::disk::Disk;
-use crate::types::{Ballot, NodeId, WriteBatch};
+use crate::types::{Ballot, Entry, NodeId, WriteBatch};
 
 /// An invariant that was broken, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +74,11 @@ impl Invariants {
         }
         self.promise.on_send(node, body, disk)?;
         self.acknowledged.on_send(node, body, disk)
+    }
+
+    /// A node applies an entry.
+    pub(super) fn on_apply(&mut self, node: NodeId, entry: &Entry) -> Result<(), Violation> {
+        self.one_value.on_apply(node, entry, self.outcomes_only)
     }
 
     /// A node starts from its disk.

@@ -78,8 +78,17 @@ impl OneValue {
         Ok(())
     }
 
-    /// A replica applied an entry.
-    pub(crate) fn on_apply(&mut self, node: NodeId, entry: &Entry) -> Result<(), Violation> {
+    /// A replica applied an entry. Unless only outcomes count, a quorum of disks must hold it.
+    pub(crate) fn on_apply(
+        &mut self,
+        node: NodeId,
+        entry: &Entry,
+        outcomes_only: bool,
+    ) -> Result<(), Violation> {
+        if !outcomes_only && self.get(entry.slot).is_none() {
+            let detail = format!("node {node} applies {entry:?}, which no quorum of disks holds");
+            return Err(Violation::new("what is applied is decided", detail));
+        }
         self.decide(entry, || format!("node {node}, which applied it,"))
     }
 
