@@ -1,7 +1,7 @@
 //! A node of the cell: its core without I/O, and the shell that gives it sockets and a disk.
 //!
 //! * [`core`]: replica, lock state, sessions, clients. Pure: no sockets, no clock.
-//! * [`config`]: `node.toml`.
+//! * [`config`]: reading `node.toml`.
 //! * `shell`: the one loop. `accept`, `peers`, `disk`, `tls`, `transport`, `clock`: its edges.
 
 mod accept;

@@ -107,11 +107,15 @@ impl Clients {
         }
     }
 
-    /// Frames about `session` go to this connection from now on.
+    /// Frames about `session` go to this connection from now on, unless its client has come back
+    /// over a newer one: what an old connection delivers late must not take the answers, of which
+    /// each is pushed only once, to where nobody reads them.
     pub(super) fn bind(&mut self, session: SessionId, id: ConnectionId) {
-        if self.routes.insert(session, id) == Some(id) {
+        let bound = self.routes.get(&session);
+        if bound.is_some_and(|bound| *bound >= id) {
             return;
         }
+        self.routes.insert(session, id);
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.sessions.insert(session);
         }
@@ -231,6 +235,16 @@ mod tests {
         assert_eq!(clients.route(SessionId(1)), Some(second));
         clients.leave(second);
         assert_eq!(clients.route(SessionId(1)), None);
+    }
+
+    #[test]
+    fn a_late_frame_of_an_old_connection_does_not_take_a_session_back() {
+        let (mut clients, first) = clients();
+        let second = clients.join("test".to_owned());
+        clients.bind(SessionId(1), first);
+        clients.bind(SessionId(1), second);
+        clients.bind(SessionId(1), first);
+        assert_eq!(clients.route(SessionId(1)), Some(second));
     }
 
     #[test]
