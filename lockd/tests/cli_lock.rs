@@ -165,3 +165,28 @@ fn the_command_dies_with_lockd() {
     holder.signal(Signal::KILL);
     wait_until("the command is gone", || !is_alive(command));
 }
+
+#[test]
+fn in_a_terminal_the_command_can_read_and_is_reached_by_ctrl_c() {
+    let cell = Cell::start();
+    // `script` gives its command a terminal, and types into it what it is given itself.
+    let lockd = env!("CARGO_BIN_EXE_lockd");
+    let inside = format!("exec {lockd} lock a -- sh -c 'echo running; read x; echo got $x; cat'");
+    let mut command = std::process::Command::new("script");
+    command.args(["-qefc", &inside, "/dev/null"]);
+    command
+        .env("LOCKD_CONFIG", &cell.config)
+        .stdin(Stdio::piped());
+    let mut terminal = Process::start(command);
+    wait_for_line(&mut terminal, "running");
+    terminal.write(b"hello\n");
+    wait_for_line(&mut terminal, "got hello");
+    terminal.write(b"\x03");
+    assert_eq!(Said::of(terminal.wait_open()).code, 128 + 2);
+    assert_eq!(cell.run(&["lock", "a", "--try", "--", "true"]).code, 0);
+}
+
+/// Reads lines until this one.
+fn wait_for_line(process: &mut Process, wanted: &str) {
+    while process.line() != wanted {}
+}

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -43,16 +43,26 @@ impl Process {
         let out = self.0.stdout.as_mut().expect("piped");
         let mut line = String::new();
         // One byte at a time, so that nothing of later lines is swallowed.
-        BufReader::with_capacity(1, out)
-            .read_line(&mut line)
-            .expect("readable");
+        let read = BufReader::with_capacity(1, out).read_line(&mut line);
+        assert_ne!(read.expect("readable"), 0, "there is no further line");
         line.trim_end().to_owned()
     }
 
+    /// Writes to its stdin, which was piped.
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        let stdin = self.0.stdin.as_mut().expect("piped");
+        stdin.write_all(bytes).expect("it reads");
+    }
+
     /// Closes its stdin, if that was piped, and waits for its end.
-    pub(crate) fn wait(self) -> Output {
+    pub(crate) fn wait(mut self) -> Output {
+        drop(self.0.stdin.take());
+        self.wait_open()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait_open(self) -> Output {
         let mut child = self;
-        drop(child.0.stdin.take());
         let out = child.0.stdout.take().map(read_in_background);
         let err = child.0.stderr.take().map(read_in_background);
         let until = Instant::now() + PATIENCE;
