@@ -129,7 +129,7 @@ impl World {
             for (lock, token) in client.believes(self.now) {
                 if let Some(other) = holders.insert(lock, token) {
                     panic!(
-                        "seed {} at {} ms: two clients hold lock {lock}, tokens {token} and {other}",
+                        "seed {} at {} ms: two clients hold lock {lock}: tokens {token}, {other}",
                         self.seed, self.now
                     );
                 }
