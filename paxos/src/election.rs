@@ -19,6 +19,8 @@ pub(crate) struct Election {
     /// The highest round of any ballot heard of.
     highest_round: u64,
     round: u64,
+    /// A round is on its way: the answers are about the present.
+    asking: bool,
     round_ends: Time,
     pongs: BTreeMap<NodeId, Pong>,
     campaign_at: Option<Time>,
@@ -32,6 +34,7 @@ impl Election {
             heard: None,
             highest_round: 0,
             round: 0,
+            asking: false,
             round_ends: now,
             pongs: BTreeMap::new(),
             campaign_at: None,
@@ -54,13 +57,24 @@ impl Election {
     pub(crate) fn heard(&mut self, now: Time, leader: Option<NodeId>) {
         self.heard = Some(now);
         self.leader = leader.or(self.leader);
-        self.campaign_at = None;
+        self.stop_asking();
     }
 
-    /// Whoever led or wanted to does not any more.
-    pub(crate) fn forget_leader(&mut self) {
+    /// Whoever led or wanted to does not any more. What was answered so far was said of them.
+    pub(crate) fn start_over(&mut self) {
+        self.forget_leader();
+        self.stop_asking();
+    }
+
+    fn forget_leader(&mut self) {
         self.heard = None;
         self.leader = None;
+    }
+
+    fn stop_asking(&mut self) {
+        self.asking = false;
+        self.pongs.clear();
+        self.campaign_at = None;
     }
 
     pub(crate) fn saw_ballot(&mut self, ballot: Ballot) {
@@ -78,7 +92,7 @@ impl Election {
 
     pub(crate) fn on_pong(&mut self, core: &Core, from: NodeId, pong: Pong) {
         self.saw_ballot(pong.promised);
-        if pong.round != self.round {
+        if pong.round != self.round || !self.asking {
             return;
         }
         self.pongs.insert(from, pong);
@@ -116,6 +130,7 @@ impl Election {
 
     fn begin_round(&mut self, core: &mut Core) {
         self.round += 1;
+        self.asking = true;
         self.pongs.clear();
         self.round_ends = core.now.plus_micros(core.timing.round_micros);
         core.send_to_all(&Body::Ping(Ping { round: self.round }));
@@ -131,8 +146,7 @@ impl Election {
     fn evaluate(&mut self, core: &Core) {
         let able = 1 + self.pongs.values().filter(|pong| pong.disk_ok).count();
         let unhappy = self.pongs.values().all(|pong| !pong.happy);
-        let asked = self.round > 0;
-        if asked && unhappy && core.disk_ok() && core.quorum.is_reached_by(able) {
+        if self.asking && unhappy && core.disk_ok() && core.quorum.is_reached_by(able) {
             let mut delay = self.jitter.below(core.timing.jitter_micros);
             if self.somebody_has_a_better_log(core) {
                 // It could lead at once, while this replica would first have to fetch.

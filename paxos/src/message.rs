@@ -223,3 +223,6 @@ impl Message {
         Ok(message)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -206,14 +206,14 @@ impl Replica {
         let Some(ballot) = self.election.next_ballot(&self.core) else {
             return;
         };
-        self.election.forget_leader();
+        self.election.start_over();
         self.state = State::Candidate(Candidate::begin(&mut self.core, ballot));
     }
 
     fn step_down(&mut self) {
         if !matches!(self.state, State::Follower) {
             self.state = State::Follower;
-            self.election.forget_leader();
+            self.election.start_over();
         }
         self.core.announce(self.role());
     }
@@ -279,7 +279,7 @@ impl Replica {
         }
         if ballot != promised {
             self.step_down();
-            self.election.forget_leader();
+            self.election.start_over();
             self.core.acceptor.promise(ballot);
         }
         true
