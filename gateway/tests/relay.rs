@@ -6,13 +6,14 @@
 mod common;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::raw::{bind, execute, msg, parse, pbe, query, sync};
 use common::{Bed, connect, refused, show, try_connect};
-use gateway::config::TlsFiles;
+use gateway::config::{TlsFiles, UpstreamTls};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -222,12 +223,10 @@ async fn passwords_are_between_the_client_and_the_server() {
     }
 }
 
-/// A certificate for the gateway, made by the program that PostgreSQL users make theirs with.
-fn certificate(bed: &Bed) -> TlsFiles {
-    let (certificate, key) = (
-        bed.dir.path().join("cert.pem"),
-        bed.dir.path().join("key.pem"),
-    );
+/// A certificate for the gateway or the server, made by the program that PostgreSQL users make
+/// theirs with.
+fn certificate(dir: &Path) -> TlsFiles {
+    let (certificate, key) = (dir.join("cert.pem"), dir.join("key.pem"));
     let made = Command::new("openssl")
         .args([
             "req",
@@ -239,6 +238,7 @@ fn certificate(bed: &Bed) -> TlsFiles {
         ])
         .args(["-nodes", "-days", "2", "-subj", "/CN=localhost"])
         .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
         .arg("-keyout")
         .arg(&key)
         .arg("-out")
@@ -281,7 +281,7 @@ fn psql(bed: &Bed, address: SocketAddr, extra: &str, sql: &[&str]) -> (bool, Str
 #[tokio::test(flavor = "multi_thread")]
 async fn psql_logs_in_over_tls_with_a_password_and_shows_a_ticket() {
     let bed = Bed::new().await;
-    let files = certificate(&bed);
+    let files = certificate(bed.dir.path());
     let root = files.certificate.clone();
     let gateway = bed.gateway_with(|config| config.tls = Some(files)).await;
     let extra = format!(
@@ -312,6 +312,92 @@ async fn psql_logs_in_over_tls_with_a_password_and_shows_a_ticket() {
         &["select 'plain as well'"],
     );
     assert!(fine && text.contains("plain as well"), "{text}");
+}
+
+/// Logs in by password through a gateway, and shows a ticket. `Err` is what psql said.
+fn log_in(bed: &Bed, address: SocketAddr, extra: &str) -> Result<(), String> {
+    let extra = format!("user=scram_user password=pencil {extra}");
+    let shown = show(&[("orders/1", 5)]);
+    let (fine, text) = psql(bed, address, &extra, &[&shown, "update orders set v = 'x'"]);
+    if fine { Ok(()) } else { Err(text) }
+}
+
+/// The table of the guide, row by row.
+#[tokio::test(flavor = "multi_thread")]
+async fn channel_binding_works_where_client_and_server_see_the_same_certificate() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (same, own) = (certificate(dir.path()), certificate(other.path()));
+    let server = common::start_server_with(|options| {
+        options
+            .settings
+            .push("ssl = on\nssl_cert_file = 'cert.pem'\nssl_key_file = 'key.pem'".into());
+        for (name, file) in [("cert.pem", &same.certificate), ("key.pem", &same.key)] {
+            options
+                .files
+                .push((name.into(), std::fs::read(file).unwrap()));
+        }
+    });
+    let bed = Bed::on(Arc::new(server)).await;
+    let root = same.certificate.clone();
+    let gateway = async |tls: Option<&TlsFiles>, upstream: UpstreamTls| {
+        bed.gateway_with(|config| {
+            config.tls = tls.cloned();
+            if let gateway::config::Upstream::Postgres(postgres) = &mut config.upstream {
+                postgres.tls = upstream;
+                postgres.ca = Some(root.clone());
+            }
+        })
+        .await
+    };
+    for (tls, upstream, disable, prefer, require) in [
+        (Some(&own), UpstreamTls::Disable, true, true, false),
+        (Some(&own), UpstreamTls::Require, true, false, false),
+        (Some(&same), UpstreamTls::VerifyFull, true, true, true),
+        (None, UpstreamTls::Disable, true, true, false),
+        (None, UpstreamTls::Require, false, false, false),
+    ] {
+        let gateway = gateway(tls, upstream).await;
+        let mode = if tls.is_some() { "require" } else { "disable" };
+        for (binding, works) in [
+            ("disable", disable),
+            ("prefer", prefer),
+            ("require", require),
+        ] {
+            let extra = format!("sslmode={mode} channel_binding={binding}");
+            let outcome = log_in(&bed, gateway.address, &extra);
+            assert_eq!(
+                outcome.is_ok(),
+                works,
+                "{tls:?} {upstream:?} {binding}: {outcome:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_may_begin_with_tls_at_once() {
+    let bed = Bed::new().await;
+    let files = certificate(bed.dir.path());
+    let connector = gateway::tls::connector(Some(&files.certificate)).unwrap();
+    let gateway = bed.gateway_with(|config| config.tls = Some(files)).await;
+    for (protocol, served) in [(&b"postgresql"[..], true), (b"", false)] {
+        let mut config = (*connector).clone();
+        if !protocol.is_empty() {
+            config.alpn_protocols.push(protocol.to_vec());
+        }
+        let stream = TcpStream::connect(gateway.address).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let mut tls = connector
+            .connect("localhost".try_into().unwrap(), stream)
+            .await
+            .unwrap();
+        let body = format!("\0\x03\0\0user\0app\0database\0{}\0\0", bed.database);
+        let mut packet = (body.len() as u32 + 4).to_be_bytes().to_vec();
+        packet.extend_from_slice(body.as_bytes());
+        tls.write_all(&packet).await.unwrap();
+        let first = tls.read_u8().await;
+        assert_eq!(first.ok(), served.then_some(b'R'));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,7 +28,7 @@ pub enum InstallError {
 /// to be when guard rules or partitions are added.
 #[must_use]
 pub fn sql(config: &PostgresConfig) -> String {
-    let mut sql = format!("begin;\n{FENCE}");
+    let mut sql = format!("begin;\nset local client_min_messages = warning;\n{FENCE}");
     let password = config
         .password
         .as_deref()

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -22,6 +22,8 @@ pub struct Options {
     pub settings: Vec<String>,
     /// Lines of `pg_hba.conf`, before the one that trusts everybody on loopback.
     pub access: Vec<String>,
+    /// Files for the data directory, readable by the server alone: certificates and keys.
+    pub files: Vec<(String, Vec<u8>)>,
     /// Whether commits survive a crash of the machine. Tests do without.
     pub durable: bool,
 }
@@ -200,6 +202,14 @@ impl PrivateServer {
         )?;
         for line in &options.settings {
             writeln!(settings, "{line}")?;
+        }
+        for (name, content) in &options.files {
+            let file = self.data().join(name);
+            fs::write(&file, content)?;
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
+            if let Some((user, group)) = self.user {
+                chown(&file, Some(user), Some(group))?;
+            }
         }
         let access = options.access.join("\n");
         let everybody = "host all all 127.0.0.1/32 trust\nlocal all all trust\n";

@@ -83,14 +83,20 @@ fn access() -> Vec<String> {
 
 /// Starts a server of one's own.
 pub fn start_server() -> PrivateServer {
-    let options = Options {
+    start_server_with(|_| {})
+}
+
+/// The same with something changed.
+pub fn start_server_with(change: impl FnOnce(&mut Options)) -> PrivateServer {
+    let mut options = Options {
         settings: vec![
             "max_prepared_transactions = 5".into(),
             "log_min_messages = fatal".into(),
         ],
         access: access(),
-        durable: false,
+        ..Options::default()
     };
+    change(&mut options);
     PrivateServer::start(&options).unwrap_or_else(|error| panic!("{error}"))
 }
 

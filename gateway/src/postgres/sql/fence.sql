@@ -71,46 +71,46 @@ alter table fence.session owner to fence_owner;
 alter table fence.boot owner to fence_owner;
 alter table fence.floor owner to fence_owner;
 
--- The trigger of guarded tables. Locks all that this session carries, then looks at it. The lock
--- must cover the table; nothing that the session carries may be stale, or a stale holder of one
--- lock could go on under another one that is current.
--- A backend that merely got the number of an earlier one is told apart by its client's address.
+-- The trigger of guarded tables: the session must carry a ticket that covers the table, and none
+-- that is stale, or a stale holder of one lock could go on under another one that is current.
+-- All that a session carries is locked and goes stale at once; if a write locked only the row that
+-- covers it, a session with several could block on a drain in the middle of its transaction, and
+-- hold up others for whom the drain waits. A backend that merely got the number of an earlier one is told apart by its client's address.
 create or replace function fence.guard() returns trigger
 language plpgsql security definer set search_path = pg_catalog, fence, pg_temp as $$
 declare
-  covered boolean;
-  gone text;
-  shown bigint;
-  needed bigint;
+  gone record;
 begin
-  select bool_or(case tg_argv[0] when 'prefix' then starts_with(own.lock, tg_argv[1])
-                 else own.lock = tg_argv[1] end),
-         min(own.lock) filter (where own.stale)
-    into covered, gone
-    from (select s.lock, s.stale from fence.session s
-           where s.pid = pg_backend_pid() and s.port = inet_client_port()
-             and s.addr = inet_client_addr()
-             for key share) own;
-  if gone is not null then
-    select s.token into shown from fence.session s
-     where s.pid = pg_backend_pid() and s.lock = gone and s.stale;
-    select h.token into needed from fence.hw h where h.lock = gone;
+  perform 1 from fence.session s
+   where s.pid = pg_backend_pid() and not s.stale
+     and s.port = inet_client_port() and s.addr = inet_client_addr()
+     and (case tg_argv[0] when 'prefix' then starts_with(s.lock, tg_argv[1])
+          else s.lock = tg_argv[1] end
+       or exists (select from fence.session c where c.pid = pg_backend_pid()
+            and case tg_argv[0] when 'prefix' then starts_with(c.lock, tg_argv[1])
+                else c.lock = tg_argv[1] end))
+     for key share of s;
+  if found then return null; end if;
+  select s.lock, s.token as shown, h.token as needed into gone
+    from fence.session s join fence.hw h on h.lock = s.lock and h.token > s.token
+   where s.pid = pg_backend_pid() and s.stale
+     and s.port = inet_client_port() and s.addr = inet_client_addr()
+   order by s.lock limit 1;
+  if found then
     raise exception 'stale ticket: lock "%" was shown with token %, the fence needs % or higher',
-        gone, shown, needed
+        gone.lock, gone.shown, gone.needed
       using errcode = 'FN001', schema = tg_table_schema, table = tg_table_name,
-        detail = format('lock=%s token_shown=%s token_needed=%s', gone, shown, needed),
+        detail = format('lock=%s token_shown=%s token_needed=%s',
+          gone.lock, gone.shown, gone.needed),
         hint = 'Stop: somebody else holds the lock now. Acquire it again and show the new ticket; '
           || 'do not repeat the write as it is.';
   end if;
-  if covered is not true then
-    raise exception 'a write to %.% needs a ticket of a lock that matches "%", and none was shown',
-        tg_table_schema, tg_table_name,
-        tg_argv[1] || case tg_argv[0] when 'prefix' then '%' else '' end
-      using errcode = 'FN002', schema = tg_table_schema, table = tg_table_name,
-        hint = 'Acquire the lock and show its ticket first, through the gateway and on this same '
-          || 'session: SET fence.ticket = ''...''.';
-  end if;
-  return null;
+  raise exception 'a write to %.% needs a ticket of a lock that matches "%", and none was shown',
+      tg_table_schema, tg_table_name,
+      tg_argv[1] || case tg_argv[0] when 'prefix' then '%' else '' end
+    using errcode = 'FN002', schema = tg_table_schema, table = tg_table_name,
+      hint = 'Acquire the lock and show its ticket first, through the gateway and on this same '
+        || 'session: SET fence.ticket = ''...''.';
 end $$;
 
 -- Once per client connection: who is this backend? Rows of an earlier one of that number go.
@@ -190,12 +190,17 @@ begin
     perform set_config('lock_timeout', wait_ms::text, true);
     if advances then
       for i in 1 .. n loop
-        -- Waits for every writer below that is in flight. The session itself is idle.
-        update fence.session s set stale = true
-         where s.lock = locks[i] and s.token < tokens[i] and not s.stale and s.pid <> session_pid;
+        -- Waits for every writer below that is in flight. What a session carries goes stale as a
+        -- whole. The session to be admitted is idle.
+        update fence.session s set stale = true where not s.stale and s.pid in (
+          select o.pid from fence.session o
+           where o.lock = locks[i] and o.token < tokens[i] and o.pid <> session_pid);
         if found then
-          delete from fence.session s where s.lock = locks[i] and s.stale and not exists (
-            select from pg_stat_get_activity(s.pid) a where a.backend_start = s.started);
+          delete from fence.session s
+           where s.stale and s.pid in (
+             select o.pid from fence.session o where o.lock = locks[i] and o.stale)
+             and not exists (
+               select from pg_stat_get_activity(s.pid) a where a.backend_start = s.started);
         end if;
         update fence.hw h set token = tokens[i], drained = tokens[i], seen_era = admit.era
          where h.lock = locks[i];
@@ -237,7 +242,7 @@ begin
   )
   select array_agg(distinct b.pid) into victims
     from below b join pg_stat_get_activity(null) a on a.pid = b.pid and a.backend_start = b.started
-   where b.pid not in (select w.pid from waiting w);
+   where a.xact_start is not null and b.pid not in (select w.pid from waiting w);
   if victims is null then return 0; end if;
   perform pg_terminate_backend(v.pid) from unnest(victims) v (pid);
   loop
