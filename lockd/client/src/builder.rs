@@ -11,9 +11,10 @@ use tokio::time::Instant;
 use crate::client::Client;
 use crate::config::{ClientConfig, ConfigError};
 use crate::core::EndpointCore;
+use crate::dialer::Dialer;
 use crate::error::ConnectError;
 use crate::handle::{Current, Session, Shared};
-use crate::link::{Dialer, Link};
+use crate::link::Link;
 use crate::slot::SessionSettings;
 use crate::task::{Command, SlotId, Task};
 

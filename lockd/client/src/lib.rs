@@ -62,15 +62,17 @@
 //!
 //! # Layout
 //!
-//! [`core`] is the protocol without I/O; the rest is the shell around it: `link` speaks QUIC,
-//! `task` runs in the background and owns the `sessions`, `lease` is what guards read without
-//! waiting for anybody.
+//! [`core`] is the protocol without I/O; the rest is the shell around it: `dialer` and `link`
+//! speak QUIC, `task` runs in the background and owns the `sessions`, `lease` is what guards read
+//! without waiting for anybody.
 
 mod builder;
 mod client;
 mod clock;
 mod config;
 pub mod core;
+mod dial_error;
+mod dialer;
 mod error;
 mod guard;
 mod handle;

@@ -6,8 +6,10 @@ use lockd_protocol::client::{Answer, ClientFrame, NodeFrame, Query, Status};
 use lockd_protocol::frame;
 
 use crate::config::ClientConfig;
+use crate::dial_error::{DialError, classify_gone, classify_write};
+use crate::dialer::Dialer;
 use crate::error::ConnectError;
-use crate::link::{DialError, Dialer, Link, Received};
+use crate::link::{Link, Received};
 
 /// Number of the one question.
 const QUESTION: u64 = 1;
@@ -48,9 +50,7 @@ async fn ask(link: &mut Link) -> Result<Status, DialError> {
     };
     frame::encode(&question, &mut bytes).map_err(|e| DialError::Rejected(e.to_string()))?;
     let (send, _) = link.split();
-    send.write_all(&bytes)
-        .await
-        .map_err(|error| DialError::Unreachable(error.to_string()))?;
+    send.write_all(&bytes).await.map_err(classify_write)?;
     loop {
         let frame = link
             .next_frame()
@@ -64,8 +64,8 @@ async fn ask(link: &mut Link) -> Result<Status, DialError> {
             Some(_) => {}
             None => {
                 let (_, receiver) = link.split();
-                if let Received::Gone(reason) = receiver.receive().await {
-                    return Err(DialError::Unreachable(reason));
+                if let Received::Gone(gone) = receiver.receive().await {
+                    return Err(classify_gone(gone));
                 }
             }
         }

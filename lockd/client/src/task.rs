@@ -15,9 +15,10 @@ use tokio::sync::oneshot;
 
 use crate::clock;
 use crate::core::{EndpointCore, RequestId, Silence, Time};
+use crate::dialer::Dialer;
 use crate::handle::Current;
 use crate::lease::Grant;
-use crate::link::{Dialer, Link, Received};
+use crate::link::{Link, Received};
 use crate::sessions::Sessions;
 use crate::slot::{Opener, ReleaseReply, SessionSettings, Waiter};
 
@@ -255,8 +256,8 @@ impl Task {
                 n = self.commands.recv_many(&mut self.inbox, COMMANDS_PER_TURN),
                     if !self.orphaned => self.take_commands(n),
                 received = receiver.receive() => {
-                    if let Received::Gone(reason) = received {
-                        return LinkEnd::Lost(reason);
+                    if let Received::Gone(gone) = received {
+                        return LinkEnd::Lost(gone.to_string());
                     }
                     silence.heard();
                     if let Some(end) = self.take_frames(link) {

@@ -6,6 +6,7 @@
 //! call it again when [`next_timeout`](SessionCore::next_timeout) has come.
 //!
 //! * `session`: one session from its opening to its loss; ties the others together.
+//! * `interface`: what goes into a session and what comes out.
 //! * `renewal`: KeepAlives and the deadline that follows from them.
 //! * `requests`: sequence numbers, the window, what to send again after a reconnect.
 //! * `endpoint`: which node to talk to, and when.
@@ -15,6 +16,7 @@
 
 mod backoff;
 mod endpoint;
+mod interface;
 mod renewal;
 mod requests;
 mod session;
@@ -23,7 +25,8 @@ mod time;
 
 pub use backoff::Backoff;
 pub use endpoint::{EndpointCore, Plan};
+pub use interface::{Ended, Input, Output, SessionOptions};
 pub use requests::RequestId;
-pub use session::{Ended, Input, Output, SessionCore, SessionOptions};
+pub use session::SessionCore;
 pub use silence::Silence;
 pub use time::Time;

@@ -1,5 +1,6 @@
 //! One session under a clock that the tests move.
 
+use lockd_protocol::Millis;
 use lockd_protocol::client::Wait;
 
 use super::*;
