@@ -97,3 +97,64 @@ impl Loads {
         fits.then_some(load)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::limits::PAYLOAD_BYTES_MAX;
+    use crate::types::EntryKind;
+
+    fn entry(slot: u64, bytes: usize) -> Entry {
+        let payload = Bytes::from(vec![1; bytes]);
+        Entry::new(Slot(slot), Ballot::NONE, EntryKind::Command, payload)
+    }
+
+    #[test]
+    fn only_the_next_entry_is_staged() {
+        let mut stage = Stage::default();
+        stage.offer(entry(7, 0), Slot(5));
+        assert_eq!(stage.end(Slot(5)), Slot(5));
+        stage.offer(entry(6, 0), Slot(5));
+        stage.offer(entry(6, 0), Slot(5));
+        stage.offer(entry(7, 0), Slot(5));
+        assert_eq!(stage.end(Slot(5)), Slot(7));
+        assert_eq!(stage.pop_up_to(Slot(6)), Some(entry(6, 0)));
+        assert_eq!(stage.pop_up_to(Slot(6)), None);
+    }
+
+    #[test]
+    fn what_is_staged_is_bounded_in_slots_and_in_bytes() {
+        let mut many = Stage::default();
+        (1..=OPEN_SLOTS_MAX + 5).for_each(|slot| many.offer(entry(slot, 0), Slot::NONE));
+        assert_eq!(many.end(Slot::NONE), Slot(OPEN_SLOTS_MAX));
+        let mut large = Stage::default();
+        let fits = (2 * WINDOW_BYTES_MAX / size(&entry(1, PAYLOAD_BYTES_MAX))) as u64;
+        (1..=fits + 5).for_each(|slot| large.offer(entry(slot, PAYLOAD_BYTES_MAX), Slot::NONE));
+        assert_eq!(large.end(Slot::NONE), Slot(fits));
+    }
+
+    #[test]
+    fn one_load_for_each_peer_is_open_at_a_time_and_wrong_answers_are_dropped() {
+        let mut loads = Loads::default();
+        let load = |node| LoadFor::Follower {
+            node: NodeId(node),
+            ballot: Ballot::NONE,
+        };
+        let first = loads.begin(load(1), Slot(3)).unwrap();
+        assert_eq!(loads.begin(load(1), Slot(3)), None);
+        let second = loads.begin(load(2), Slot(3)).unwrap();
+        assert_eq!(
+            loads.finish(first, &[entry(3, 0), entry(4, 0)]),
+            Some(load(1))
+        );
+        assert_eq!(loads.finish(first, &[entry(3, 0)]), None, "answered before");
+        assert_eq!(
+            loads.finish(second, &[entry(4, 0)]),
+            None,
+            "another slot than asked for"
+        );
+        assert!(loads.begin(load(2), Slot(3)).is_some());
+    }
+}

@@ -166,3 +166,76 @@ impl Log {
 pub(crate) fn size(entry: &Entry) -> usize {
     entry.payload.len() + ENTRY_OVERHEAD_BYTES
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::limits::{MESSAGE_ENTRIES_BYTES_MAX, PAYLOAD_BYTES_MAX};
+    use crate::types::EntryKind;
+
+    fn entry(slot: u64, bytes: usize) -> Entry {
+        let payload = Bytes::from(vec![1; bytes]);
+        Entry::new(Slot(slot), Ballot::NONE, EntryKind::Command, payload)
+    }
+
+    fn log(entries: u64, bytes: usize) -> Log {
+        let entries = (1..=entries).map(|slot| entry(slot, bytes)).collect();
+        Log::new(Slot::NONE, entries)
+    }
+
+    #[test]
+    fn a_message_takes_entries_up_to_its_limit_of_bytes() {
+        let log = log(3, PAYLOAD_BYTES_MAX / 2);
+        let part = log.message_part(Slot(1), Slot(3));
+        assert_eq!(part.len(), 2);
+        assert!(part.iter().map(size).sum::<usize>() <= MESSAGE_ENTRIES_BYTES_MAX);
+        assert_eq!(
+            log.message_part(Slot(3), Slot(3)),
+            [entry(3, PAYLOAD_BYTES_MAX / 2)]
+        );
+    }
+
+    #[test]
+    fn a_message_takes_no_more_entries_than_its_limit_of_entries() {
+        let log = log(2 * MESSAGE_ENTRIES_MAX as u64, 0);
+        assert_eq!(
+            log.message_part(Slot(1), log.end()).len(),
+            MESSAGE_ENTRIES_MAX
+        );
+    }
+
+    #[test]
+    fn the_tail_that_is_kept_is_bounded_in_bytes_and_in_entries() {
+        let mut large = log(400, PAYLOAD_BYTES_MAX);
+        large.decide(Slot(400));
+        large.evict(Slot(400));
+        assert!(large.bytes <= TAIL_CACHE_BYTES_MAX);
+        assert!(large.bytes + size(&entry(1, PAYLOAD_BYTES_MAX)) > TAIL_CACHE_BYTES_MAX);
+        let limit = Bounds::default().tail_cache_entries;
+        let mut many = log(limit as u64 + 10, 0);
+        many.decide(many.end());
+        many.evict(many.end());
+        assert_eq!(many.entries.len(), limit);
+        assert_eq!(many.first(), Slot(11));
+    }
+
+    #[test]
+    fn what_is_undecided_or_not_written_is_kept_whatever_the_bounds() {
+        let mut log = log(400, PAYLOAD_BYTES_MAX);
+        log.evict(Slot(400));
+        assert_eq!(log.first(), Slot(1), "nothing is decided");
+        log.decide(Slot(300));
+        log.evict(Slot(20));
+        assert_eq!(log.first(), Slot(21), "the rest is not written");
+    }
+
+    #[test]
+    #[should_panic(expected = "what is decided is never removed")]
+    fn removing_what_is_decided_stops_the_process() {
+        let mut log = log(3, 0);
+        log.decide(Slot(2));
+        log.truncate_from(Slot(2));
+    }
+}

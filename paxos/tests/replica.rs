@@ -461,7 +461,7 @@ fn config(members: Vec<NodeId>, node: u64) -> Config {
 fn lone_candidate() -> (Replica, Ballot) {
     let members: Vec<NodeId> = (1..=3).map(NodeId).collect();
     let recovered = Recovered::fresh(members.clone());
-    let mut replica = Replica::new(config(members, 1), recovered, Time(0)).unwrap();
+    let mut replica = Replica::new(config(members, 1), recovered, Time(0)).expect("sound");
     let mut now = Time(0);
     let from = NodeId(2);
     loop {

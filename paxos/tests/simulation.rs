@@ -6,7 +6,7 @@ use paxos::Planted;
 use paxos::sim::{Options, Report, run, run_quietly};
 
 /// Seeds of the ordinary run. The long run is `cargo xtask seeds --count N`.
-const SEEDS: u64 = 600;
+const SEEDS: u64 = 500;
 
 #[test]
 fn no_seed_breaks_an_invariant() {

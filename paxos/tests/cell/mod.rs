@@ -58,7 +58,7 @@ impl Cell {
     pub(crate) fn with_leader() -> (Cell, usize) {
         let mut cell = Cell::new();
         cell.run_until(|cell| cell.leader().is_some());
-        let leader = cell.leader().unwrap();
+        let leader = cell.leader().expect("it was waited for");
         (cell, leader)
     }
 
@@ -77,7 +77,8 @@ impl Cell {
 
     pub(crate) fn propose(&mut self, node: usize, payload: &[u8]) -> Slot {
         let payload = Bytes::copy_from_slice(payload);
-        let slot = self.nodes[node].replica.propose(self.now, payload).unwrap();
+        let slot = self.nodes[node].replica.propose(self.now, payload);
+        let slot = slot.expect("a leader with room takes proposals");
         self.settle();
         slot
     }
@@ -140,7 +141,7 @@ impl Cell {
             .iter()
             .map(|node| node.replica.next_timer())
             .min()
-            .unwrap();
+            .expect("a cell has nodes");
         self.now = self.now.plus_micros(1).max(next);
         for node in 0..self.nodes.len() {
             self.input(node, Input::Tick);
@@ -210,5 +211,5 @@ fn start(node: NodeId, disk: Recovered, now: Time) -> Replica {
         disk,
         now,
     )
-    .unwrap()
+    .expect("a sound configuration")
 }
