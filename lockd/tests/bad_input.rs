@@ -1,6 +1,11 @@
 //! What a node does about certificates, bytes and data directories that are not what they should
 //! be: a clear error, nothing lost, and the node goes on.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a set-up that fails is a test that fails"
+)]
+
 mod support;
 
 use std::net::SocketAddr;

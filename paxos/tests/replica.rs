@@ -1,5 +1,10 @@
 //! Replicas by their public interface, one behaviour at a time.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a set-up that fails is a test that fails"
+)]
+
 mod cell;
 
 use bytes::Bytes;

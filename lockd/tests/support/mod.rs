@@ -16,10 +16,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{RootCertStore, version::TLS13};
 
 /// More than any answer takes; only a hang is longer.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Dials a node with the identity whose files are in `home`.
-pub async fn dial(
+pub(crate) async fn dial(
     home: &Path,
     alpn: &[u8],
     address: SocketAddr,
@@ -47,15 +47,15 @@ pub async fn dial(
 }
 
 /// A stream to a node, for whole frames and for anything else.
-pub struct Raw {
-    pub connection: Connection,
-    pub send: SendStream,
+pub(crate) struct Raw {
+    pub(crate) connection: Connection,
+    pub(crate) send: SendStream,
     receive: RecvStream,
     decoder: Decoder,
 }
 
 impl Raw {
-    pub async fn open(connection: Connection) -> Raw {
+    pub(crate) async fn open(connection: Connection) -> Raw {
         let (send, receive) = connection.open_bi().await.unwrap();
         Raw {
             connection,
@@ -65,19 +65,19 @@ impl Raw {
         }
     }
 
-    pub async fn say(&mut self, message: &ClientFrame) {
+    pub(crate) async fn say(&mut self, message: &ClientFrame) {
         let mut bytes = Vec::new();
         frame::encode(message, &mut bytes).unwrap();
         self.send.write_all(&bytes).await.unwrap();
     }
 
-    pub async fn hello(&mut self, cell: CellId) {
+    pub(crate) async fn hello(&mut self, cell: CellId) {
         let version = lockd_protocol::limits::CLIENT_PROTOCOL_VERSION;
         self.say(&ClientFrame::Hello { version, cell }).await;
     }
 
     /// The next frame; `None` once the stream is over.
-    pub async fn hear(&mut self) -> Option<NodeFrame> {
+    pub(crate) async fn hear(&mut self) -> Option<NodeFrame> {
         loop {
             if let Some(frame) = self.decoder.next().unwrap() {
                 return Some(frame);
@@ -92,7 +92,7 @@ impl Raw {
     }
 
     /// The reason with which the node says goodbye.
-    pub async fn farewell(&mut self) -> String {
+    pub(crate) async fn farewell(&mut self) -> String {
         while let Some(frame) = self.hear().await {
             if let NodeFrame::Bye { reason } = frame {
                 return reason;
