@@ -32,6 +32,8 @@ pub struct EndpointCore {
     /// The leader whose connection was lost. The others may not know yet that it is gone.
     dead: Option<String>,
     redirects: u32,
+    /// The connected node has done what only a leader does.
+    serving: bool,
     wait: bool,
     backoff: Backoff,
 }
@@ -47,6 +49,7 @@ impl EndpointCore {
             leader: None,
             dead: None,
             redirects: 0,
+            serving: false,
             wait: false,
             backoff: Backoff::new(RETRY_MIN, RETRY_MAX, seed),
         }
@@ -77,6 +80,7 @@ impl EndpointCore {
 
     /// The node at `address` has welcomed this client.
     pub fn connected(&mut self, address: &str) {
+        self.serving = false;
         if self.is_dead(address) {
             self.dead = None;
         }
@@ -85,6 +89,7 @@ impl EndpointCore {
     /// The node at `address` did what only a leader does.
     pub fn served(&mut self, address: &str) {
         self.dead = None;
+        self.serving = true;
         if self.leader.as_deref() != Some(address) {
             self.leader = Some(address.to_owned());
         }
@@ -120,11 +125,12 @@ impl EndpointCore {
         }
     }
 
-    /// The connection to `address` ended after it had served: the others are tried at once.
+    /// The connection to `address` was lost. If it was of use, the others are tried at once; or
+    /// else a node that welcomes everybody and then fails would be dialled without a pause.
     pub fn lost(&mut self, address: &str) {
         self.failed(address);
         self.dead = Some(address.to_owned());
-        self.wait = false;
+        self.wait = !std::mem::take(&mut self.serving);
     }
 
     /// No node at all could be reached.
@@ -194,6 +200,14 @@ mod tests {
         assert_eq!(plan.addresses, ["a:1", "b:1", "c:1"]);
         core.connected("b:1");
         assert!(core.redirected("c:1", Some("b:1")), "it is back");
+    }
+
+    #[test]
+    fn a_node_that_fails_before_it_has_served_is_not_dialled_again_without_a_pause() {
+        let mut core = core();
+        core.connected("a:1");
+        core.lost("a:1");
+        assert!(core.plan().delay > Duration::ZERO);
     }
 
     #[test]
