@@ -123,14 +123,17 @@ impl Durable {
         } else {
             return Some(held);
         };
-        // Acknowledgements are cumulative: of two to one leader that wait for the same write,
-        // the later one says all.
+        // Repeated questions must not fill the queue while the disk is slow. Acknowledgements are
+        // cumulative, so of two that wait for the same write the later one says all.
         if let (Some((to, Body::Accepted(old))), Body::Accepted(new)) = (queue.last(), &held.1)
             && *to == held.0
             && old.ballot == new.ballot
             && !old.gap
         {
             queue.pop();
+        }
+        if queue.contains(&held) {
+            return None;
         }
         queue.push(held);
         None
@@ -185,5 +188,124 @@ impl Durable {
 
     fn is_dirty(&self) -> bool {
         self.ballots_changed || self.dirty_from.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Accepted, Promise, Standing};
+    use crate::types::ConfirmNumber;
+
+    const BALLOT: Ballot = Ballot {
+        round: 1,
+        node: NodeId(2),
+    };
+
+    fn fresh() -> Durable {
+        Durable::new(Ballot::NONE, Ballot::NONE, Slot::NONE)
+    }
+
+    fn acknowledgement(end: u64) -> Held {
+        let standing = Standing::Synced {
+            persisted: Slot(end),
+            received: Slot(end),
+        };
+        let confirm = ConfirmNumber(0);
+        (
+            NodeId(2),
+            Body::Accepted(Accepted {
+                ballot: BALLOT,
+                standing,
+                gap: false,
+                confirm,
+            }),
+        )
+    }
+
+    fn promise() -> Held {
+        let (accepted, end, decided) = (Ballot::NONE, Slot::NONE, Slot::NONE);
+        (
+            NodeId(2),
+            Body::Promise(Promise {
+                ballot: BALLOT,
+                accepted,
+                end,
+                decided,
+            }),
+        )
+    }
+
+    #[test]
+    fn a_message_is_not_held_when_there_is_nothing_to_wait_for() {
+        assert_eq!(fresh().hold(promise()), Some(promise()));
+    }
+
+    #[test]
+    fn a_message_waits_for_the_write_in_flight_and_for_no_later_one() {
+        let mut durable = fresh();
+        durable.ballots_changed();
+        let write = durable
+            .begin(Time(0), BALLOT, Ballot::NONE, Slot::NONE)
+            .unwrap();
+        assert_eq!(durable.hold(promise()), None);
+        durable.appended(Slot(1));
+        assert_eq!(durable.hold(acknowledgement(1)), None);
+        assert_eq!(durable.finish(write.id), [promise()]);
+        let write = durable.begin(Time(0), BALLOT, BALLOT, Slot(1)).unwrap();
+        assert_eq!(durable.finish(write.id), [acknowledgement(1)]);
+    }
+
+    #[test]
+    fn one_write_is_in_flight_at_a_time() {
+        let mut durable = fresh();
+        durable.appended(Slot(1));
+        assert!(durable.begin(Time(0), BALLOT, BALLOT, Slot(1)).is_some());
+        durable.appended(Slot(2));
+        assert!(durable.begin(Time(0), BALLOT, BALLOT, Slot(2)).is_none());
+    }
+
+    #[test]
+    fn repeated_questions_do_not_fill_the_queue() {
+        let mut durable = fresh();
+        durable.appended(Slot(1));
+        for end in 1..100 {
+            assert_eq!(durable.hold(promise()), None);
+            assert_eq!(durable.hold(acknowledgement(end)), None);
+            assert_eq!(durable.hold(acknowledgement(end + 1)), None);
+        }
+        let write = durable.begin(Time(0), BALLOT, BALLOT, Slot(1)).unwrap();
+        let released = durable.finish(write.id);
+        assert_eq!(
+            released.iter().filter(|held| **held == promise()).count(),
+            1
+        );
+        assert_eq!(released.last(), Some(&acknowledgement(100)));
+        assert!(released.len() < 110);
+    }
+
+    #[test]
+    fn a_truncation_during_a_write_takes_back_what_that_write_made_durable() {
+        let mut durable = fresh();
+        durable.appended(Slot(1));
+        let write = durable.begin(Time(0), BALLOT, BALLOT, Slot(3)).unwrap();
+        durable.truncated_from(Slot(2));
+        durable.finish(write.id);
+        assert_eq!(durable.clean_end(), Slot(1));
+        let next = durable.begin(Time(0), BALLOT, BALLOT, Slot(2)).unwrap();
+        assert_eq!(
+            (next.truncate_from, next.entries_from),
+            (Some(Slot(2)), Some(Slot(2)))
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "a write that is done was in flight")]
+    fn a_write_that_ends_twice_stops_the_process() {
+        let mut durable = fresh();
+        durable.appended(Slot(1));
+        let write = durable.begin(Time(0), BALLOT, BALLOT, Slot(1)).unwrap();
+        durable.finish(write.id);
+        durable.finish(write.id);
     }
 }
