@@ -539,6 +539,20 @@ mod tests {
     }
 
     #[test]
+    fn rules_are_limited_in_number_and_one_to_a_table() {
+        let rule = "[[guard]]\ntable = \"public.orders\"\nlock = \"a\"\n";
+        let twice = format!("{POSTGRES}\n{rule}");
+        assert!(parse(&twice).unwrap_err().to_string().contains("two rules"));
+        let many = format!("{POSTGRES}\n{}", rule.repeat(GUARD_RULES_MAX));
+        assert!(
+            parse(&many)
+                .unwrap_err()
+                .to_string()
+                .contains("more than 1000")
+        );
+    }
+
+    #[test]
     fn a_store_without_rules_goes_by_path() {
         let text = "listen = \"127.0.0.1:0\"\n[store]\ndata = \"d\"\n\
                     [cell]\nclient_config = \"c\"\n";

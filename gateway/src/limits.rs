@@ -36,8 +36,9 @@ pub const CANCEL_REQUEST_BYTES_MAX: usize = 12 + 256;
 /// further ahead is not read from until the server has caught up.
 pub const UNANSWERED_MESSAGES_MAX: usize = 64 * 1024;
 
-/// Most prepared statements of one session that may hold a ticket.
-pub const TICKET_STATEMENTS_MAX: usize = 64;
+/// Most prepared statements of one session that may hold a ticket. All of them are remembered,
+/// because each execution shows its ticket again.
+pub const TICKET_STATEMENTS_MAX: usize = 256;
 
 /// How long one admission waits for writers in flight before it ends them.
 pub const DRAIN_LOCK_TIMEOUT: Duration = Duration::from_millis(200);

@@ -531,7 +531,7 @@ async fn a_client_that_pipelines_without_end_is_slowed_down_and_not_kept_in_memo
     let mut raw = bed.raw(gateway.address).await;
     let many = 100_000;
     let bytes = sync().repeat(many);
-    let stream = raw.close_reading().await;
+    let stream = raw.into_stream();
     let (mut read, mut write) = stream.into_split();
     let writer = tokio::spawn(async move { write.write_all(&bytes).await.map(|()| write) });
     let mut answers = vec![0; many * 6];
@@ -540,6 +540,39 @@ async fn a_client_that_pipelines_without_end_is_slowed_down_and_not_kept_in_memo
     raw = bed.raw(gateway.address).await;
     assert_eq!(raw.outcome(&query("select 1"), 1).await, ["done SELECT 1"]);
     drop(writer.await.unwrap());
+}
+
+#[tokio::test]
+async fn a_client_that_says_its_last_and_listens_gets_all_its_answers() {
+    let bed = Bed::new().await;
+    let gateway = bed.gateway().await;
+    let raw = bed.raw(gateway.address).await;
+    let mut stream = raw.into_stream();
+    let last = [
+        query("select pg_sleep(0.2)"),
+        query("insert into free values (77)"),
+    ]
+    .concat();
+    stream.write_all(&last).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answers = Vec::new();
+    stream.read_to_end(&mut answers).await.unwrap();
+    assert!(String::from_utf8_lossy(&answers).contains("INSERT 0 1"));
+}
+
+#[tokio::test]
+async fn clients_beyond_the_limit_wait_for_a_place() {
+    let bed = Bed::new().await;
+    let gateway = bed.gateway_with(|config| config.connections = 1).await;
+    let first = bed.raw(gateway.address).await;
+    let mut second = Box::pin(bed.raw(gateway.address));
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut second).await;
+    assert!(early.is_err(), "served beyond the limit");
+    drop(first);
+    assert_eq!(
+        second.await.outcome(&query("select 1"), 1).await,
+        ["done SELECT 1"]
+    );
 }
 
 #[tokio::test]

@@ -116,13 +116,16 @@ impl FromClient {
         self.dropping = total - here;
     }
 
+    /// Whether one more prepared statement may hold a ticket.
+    pub(super) fn can_remember(&self, name: &[u8]) -> bool {
+        self.ticket_statements.len() < TICKET_STATEMENTS_MAX
+            || self.ticket_statements.contains_key(name)
+    }
+
     /// Remembers that a prepared statement holds a ticket.
     pub(super) fn remember(&mut self, name: &[u8], tickets: &str) {
-        let known = self.ticket_statements.len() < TICKET_STATEMENTS_MAX;
-        if known || self.ticket_statements.contains_key(name) {
-            self.ticket_statements
-                .insert(name.to_vec(), tickets.to_owned());
-        }
+        self.ticket_statements
+            .insert(name.to_vec(), tickets.to_owned());
     }
 
     fn pass(&mut self, total: usize) {
@@ -163,8 +166,8 @@ impl FromClient {
             };
             match look(header, rest, &self.ticket_statements, carried) {
                 Look::Pass => {
-                    if header.kind == b'P' && !self.ticket_statements.is_empty() {
-                        self.forget_parsed();
+                    if !self.ticket_statements.is_empty() {
+                        self.forget_renamed(header.kind);
                     }
                     idle.sent(header.kind);
                     self.pass(header.total);
@@ -175,14 +178,18 @@ impl FromClient {
         }
     }
 
-    /// A name that held a ticket may stand for another statement now.
-    fn forget_parsed(&mut self) {
+    /// A name that held a ticket may stand for another statement now, or for none.
+    fn forget_renamed(&mut self, kind: u8) {
         let rest = self
             .buffer
             .filled()
             .get(self.cleared + HEADER_BYTES..)
             .unwrap_or_default();
-        if let Some((name, _)) = c_string(rest) {
+        let named = match (kind, rest) {
+            (b'P', named) | (b'C', [b'S', named @ ..]) => c_string(named),
+            _ => None,
+        };
+        if let Some((name, _)) = named {
             self.ticket_statements.remove(name);
         }
     }
@@ -203,7 +210,7 @@ fn look(
 ) -> Look {
     let looked_at = match header.kind {
         b'Q' | b'P' => true,
-        b'B' => !ticket_statements.is_empty(),
+        b'B' | b'C' => !ticket_statements.is_empty(),
         _ => false,
     };
     if !looked_at {
@@ -213,8 +220,10 @@ fn look(
     let Some(body) = rest.get(HEADER_BYTES..wanted) else {
         return Look::More;
     };
-    if header.kind == b'B' {
-        return look_at_bind(header, body, ticket_statements, carried);
+    match header.kind {
+        b'B' => return look_at_bind(header, body, ticket_statements, carried),
+        b'C' => return Look::Pass,
+        _ => {}
     }
     let (form, text) = if header.kind == b'Q' {
         (Form::Query, body)
@@ -350,6 +359,19 @@ mod tests {
             .push(&message(b'B', b"\0s1\0\0\0\0\0\0\0"));
         from_client.scan(&mut idle, "lk1.b");
         assert!(from_client.stopped().is_none());
+    }
+
+    #[test]
+    fn statements_that_hold_tickets_are_forgotten_when_they_are_closed_and_counted_before() {
+        let (mut from_client, mut idle) = (FromClient::new(b""), Idle::default());
+        for number in 0..TICKET_STATEMENTS_MAX {
+            assert!(from_client.can_remember(b"new"));
+            from_client.remember(format!("s{number}").as_bytes(), "lk1.a");
+        }
+        assert!(!from_client.can_remember(b"new") && from_client.can_remember(b"s1"));
+        from_client.buffer.push(&message(b'C', b"Ss1\0"));
+        from_client.scan(&mut idle, "");
+        assert!(from_client.can_remember(b"new"));
     }
 
     #[test]

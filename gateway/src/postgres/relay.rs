@@ -42,8 +42,11 @@ pub(super) struct Relay {
     from_server: FromServer,
     idle: Idle,
     session: Session,
-    /// The client says no more; what it has said still goes to the server.
+    /// The client says no more; what it has said still goes to the server, and the server's
+    /// answers to the client.
     client_ended: bool,
+    /// The server has been told so.
+    server_told: bool,
     /// Bytes have been written that a TLS stream may still hold.
     flush_client: bool,
     flush_server: bool,
@@ -65,6 +68,7 @@ impl Relay {
             idle: Idle::default(),
             session,
             client_ended: false,
+            server_told: false,
             flush_client: false,
             flush_server: false,
         }
@@ -74,7 +78,8 @@ impl Relay {
     pub(super) async fn run(mut self) -> End {
         let end = self.relay().await;
         let told = match &end {
-            End::Server | End::ServerBroke(_) => self.farewell().await,
+            End::Server | End::ServerBroke(_) if !self.client_ended => self.farewell().await,
+            End::Server => self.last_answers().await,
             _ => Ok(()),
         };
         if let Err(error) = told {
@@ -101,7 +106,7 @@ impl Relay {
                     Err(end) => return end,
                 }
             }
-            if self.client_ended && self.from_client.cleared().is_empty() && !self.flush_server {
+            if self.client_ended && self.from_client.stopped().is_some() {
                 return End::Client;
             }
             if let Err(end) = poll_fn(|cx| self.poll_move(cx)).await {
@@ -142,6 +147,15 @@ impl Relay {
         {
             flushed.map_err(End::ClientBroke)?;
             (moved, self.flush_client) = (true, false);
+        }
+        let all_sent = self.from_client.cleared().is_empty() && !self.flush_server;
+        if self.client_ended
+            && all_sent
+            && !self.server_told
+            && let Poll::Ready(told) = Pin::new(&mut self.server).poll_shutdown(cx)
+        {
+            told.map_err(End::ServerBroke)?;
+            (moved, self.server_told) = (true, true);
         }
         if self.from_server.buffer.has_room() {
             let read = poll_read(&mut self.server, cx, &mut self.from_server.buffer);
@@ -194,6 +208,12 @@ impl Relay {
                     } else {
                         "what this session has under way cannot be counted any more"
                     };
+                    return self.refuse_shown(Refusal::Misplaced(reason)).await;
+                }
+                if let Form::Parse(name) = &shown.form
+                    && !self.from_client.can_remember(name)
+                {
+                    let reason = "too many prepared statements of this session hold tickets";
                     return self.refuse_shown(Refusal::Misplaced(reason)).await;
                 }
                 // What the server has said must be with the client before our own answer is.
@@ -298,6 +318,15 @@ impl Relay {
             .await
             .map_err(End::ClientBroke)?;
         self.client.flush().await.map_err(End::ClientBroke)
+    }
+
+    /// The server has ended as it was told to: what it has still said goes to the client.
+    async fn last_answers(&mut self) -> io::Result<()> {
+        self.from_server
+            .scan(&mut self.idle)
+            .map_err(io::Error::other)?;
+        self.client.write_all(self.from_server.cleared()).await?;
+        self.client.flush().await
     }
 
     async fn last_words(&mut self) -> io::Result<()> {

@@ -155,7 +155,8 @@ impl Raw {
         said
     }
 
-    pub async fn close_reading(self) -> TcpStream {
+    /// The bare connection.
+    pub fn into_stream(self) -> TcpStream {
         self.stream
     }
 }
