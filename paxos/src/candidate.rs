@@ -108,8 +108,7 @@ impl Candidate {
         if core.now < self.next_resend {
             return true;
         }
-        let silent = core.now.micros_since(self.last_progress);
-        if silent > core.timing.leader_timeout_micros || !core.disk_ok() {
+        if !self.is_patient(core) || !core.disk_ok() {
             return false;
         }
         self.next_resend = core.now.plus_micros(core.timing.heartbeat_micros);
@@ -121,6 +120,14 @@ impl Candidate {
             self.send_fetch(core);
         }
         true
+    }
+
+    /// Whether to wait on. Promises wait for disks, which may be slower than a heartbeat's way;
+    /// while the own disk writes, its bound is the one that counts.
+    fn is_patient(&self, core: &Core) -> bool {
+        let silent = core.now.micros_since(self.last_progress);
+        let own_write = !self.prepared && core.acceptor.durable().is_writing();
+        own_write || silent <= 2 * core.timing.leader_timeout_micros
     }
 
     fn choose(&mut self, core: &mut Core) -> Option<Leader> {
