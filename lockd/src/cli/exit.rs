@@ -10,6 +10,8 @@ use lockd_client::{AcquireError, BreakError, ConnectError, QueryError};
 
 /// Wrong flags, or a configuration that cannot be used.
 pub(super) const USAGE: u8 = 2;
+/// A node's disk failed. It must not be started again as it is.
+pub(super) const DISK_FAILED: u8 = 119;
 /// The lock was not acquired.
 pub(super) const NOT_ACQUIRED: u8 = 120;
 /// The lock was lost while the command ran.
@@ -36,9 +38,10 @@ pub(super) fn by_signal(signal: i32) -> u8 {
 
 /// All codes of `lockd` itself.
 #[cfg(test)]
-pub(super) const ALL: [u8; 10] = [
+pub(super) const ALL: [u8; 11] = [
     0,
     USAGE,
+    DISK_FAILED,
     NOT_ACQUIRED,
     LOST,
     UNREACHABLE,
@@ -54,6 +57,7 @@ pub(super) const HELP: &str = "\
 Exit codes:
     0  success; `lock` exits with the status of its command
     2  wrong flags, or a configuration that cannot be used
+  119  `serve`: the node's disk failed; replace the node, do not start it again
   120  `lock`: not acquired (--try found it taken, or --wait was over)
   121  `lock`: the lock was lost while the command ran
   122  the cell cannot be reached, or has no leader

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::exit::Failure;
+use super::exit::{self, Failure};
 use crate::server::{self, ServeError};
 
 /// Runs a node of a cell, until SIGTERM or SIGINT
@@ -19,6 +19,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let ready = |address| eprintln!("lockd: listening on {address}");
     server::serve(&args.config, ready).map_err(|error| match error {
         ServeError::Config(error) => Failure::usage(error),
+        error @ ServeError::Disk(_) => Failure::new(exit::DISK_FAILED, error),
         error => Failure::other(error),
     })?;
     Ok(ExitCode::SUCCESS)

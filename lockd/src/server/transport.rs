@@ -4,6 +4,7 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
+use lockd_protocol::roles;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{
     Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime,
@@ -22,7 +23,7 @@ const MTU_UPPER_BOUND: u16 = 8952;
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 
 /// Connection closed because the certificate is of the wrong role for the protocol.
-pub(super) const CLOSE_WRONG_ROLE: VarInt = VarInt::from_u32(1);
+pub(super) const CLOSE_WRONG_ROLE: VarInt = VarInt::from_u32(roles::CLOSE_WRONG_ROLE);
 /// Connection closed because its bytes made no sense.
 pub(super) const CLOSE_BAD_BYTES: VarInt = VarInt::from_u32(2);
 /// Connection closed because the node stops.
