@@ -186,11 +186,16 @@ impl Cluster {
         Ok(())
     }
 
-    /// How many decided entries the node that is furthest behind has yet to get.
+    /// How many entries the node that is furthest behind has yet to get: what is decided, and what
+    /// some log has beyond that, and what will be proposed.
     fn most_behind(&self) -> u64 {
-        let decided = self.invariants.one_value.count();
-        let behind = self.nodes.iter().map(|node| decided - node.applied.0);
-        behind.max().unwrap_or(0)
+        let end = |node: &Node| {
+            let replica = node.replica.as_ref();
+            replica.map_or(node.disk.end(), |replica| replica.status().end)
+        };
+        let end = self.nodes.iter().map(end).max().unwrap_or_default();
+        let applied = self.nodes.iter().map(|node| node.applied).min();
+        end.0 + LAST_COMMANDS - applied.unwrap_or_default().0
     }
 
     fn all_are_equal(&self) -> bool {
