@@ -94,11 +94,18 @@ fn a_signal_while_waiting_leaves_the_queue() {
 #[test]
 fn signals_are_passed_on_and_the_lock_is_kept_until_the_command_has_ended() {
     let cell = Cell::start();
-    let script = "trap 'echo got it; sleep 0.2; exit 3' USR1; while :; do sleep 0.05; done";
-    let mut holder = cell.lock(&["a"], script);
+    let gate = tempfile::NamedTempFile::new().expect("a file");
+    let path = gate.path().display();
+    let script = format!(
+        "trap 'echo got it; while [ -e {path} ]; do sleep 0.05; done; exit 3' USR1; \
+         echo ready; while :; do sleep 0.05; done"
+    );
+    let mut holder = cell.lock(&["a"], &script);
+    assert_eq!(holder.line(), "ready");
     holder.signal(Signal::USR1);
     assert_eq!(holder.line(), "got it");
     assert_eq!(cell.run(&["lock", "a", "--try", "--", "true"]).code, 120);
+    drop(gate);
     assert_eq!(Said::of(holder.wait()).code, 3);
     assert_eq!(cell.run(&["lock", "a", "--try", "--", "true"]).code, 0);
 }
