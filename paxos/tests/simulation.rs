@@ -57,7 +57,13 @@ const CAUGHT: [(Planted, u64, &str); 9] = [
 ];
 
 /// The same where nobody looks at disks and messages: what users would see of it.
-const SEEN: [(Planted, u64, &str); 6] = [
+const SEEN: [(Planted, u64, &str); 8] = [
+    (Planted::AcceptWithoutPromise, 2048, "a confirm is current"),
+    (
+        Planted::BallotReused,
+        982,
+        "one value is decided for each slot",
+    ),
     (Planted::PromiseNotSynced, 242, "a confirm is current"),
     (
         Planted::AckNotSynced,
