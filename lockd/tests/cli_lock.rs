@@ -179,8 +179,10 @@ fn in_a_terminal_the_command_can_read_and_is_reached_by_ctrl_c() {
     // `script` gives its command a terminal, and types into it what it is given itself.
     let lockd = env!("CARGO_BIN_EXE_lockd");
     let inside = format!("exec {lockd} lock a -- sh -c 'echo running; read x; echo got $x; cat'");
-    let mut command = std::process::Command::new("script");
-    command.args(["-qefc", &inside, "/dev/null"]);
+    // Who starts the tests in the background has Ctrl-C ignored, and all of them inherit that.
+    let mut command = std::process::Command::new("env");
+    command.args(["--default-signal=INT", "script", "-qefc"]);
+    command.args([&inside, "/dev/null"]);
     command
         .env("LOCKD_CONFIG", &cell.config)
         .stdin(Stdio::piped());
