@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use lockd_client::protocol::LockName;
 use lockd_client::{Client, LockGuard, ReleaseError, Wait};
 
@@ -12,7 +11,7 @@ use super::child::{Child, Signals};
 use super::config::ConfigArgs;
 use super::exit::{self, Failure};
 use super::run_async;
-use super::supervise::{Lease, Outcome, supervise};
+use super::supervise::{Lease, OnLost, Outcome, supervise};
 
 /// How long the cell gets to confirm the end.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -44,17 +43,6 @@ pub(super) struct Args {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
-}
-
-/// What to do to the command when the lock is being lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum OnLost {
-    /// SIGTERM to its process group in time, and SIGKILL before anyone else can have the lock
-    Term,
-    /// SIGKILL to its process group before anyone else can have the lock
-    Kill,
-    /// Nothing: the data must be fenced
-    Ignore,
 }
 
 impl Args {

@@ -3,13 +3,24 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use lockd_client::protocol::Millis;
 use lockd_client::{GuardState, LockGuard, LostReason, Time, now};
 use rustix::process::Signal;
 
 use super::child::{Child, ChildState, Signals};
 use super::exit::Failure;
-use super::lock::OnLost;
+
+/// What to do to the command when the lock is being lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum OnLost {
+    /// SIGTERM to its process group in time, and SIGKILL before anyone else can have the lock
+    Term,
+    /// SIGKILL to its process group before anyone else can have the lock
+    Kill,
+    /// Nothing: the data must be fenced
+    Ignore,
+}
 
 /// Timers stand still during a suspend: look at the boot-time clock this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -2,10 +2,12 @@
 
 use std::rc::Rc;
 
+use lockd_protocol::NodeId;
 use lockd_protocol::client::ClientFrame;
 use lockd_protocol::frame::Decoder;
 use lockd_protocol::limits::{CLIENT_ALPN, PEER_ALPN};
 use lockd_protocol::roles::Role;
+use paxos::Message;
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
@@ -15,7 +17,7 @@ use tokio::time::timeout;
 
 use super::core::clients::ConnectionId;
 use super::shell::Shell;
-use super::{clock, peers, tls, transport};
+use super::{clock, tls, transport};
 use crate::limits::{CLIENT_CONNECTIONS_MAX, HANDSHAKE_TIMEOUT};
 
 /// Accepts connections for as long as the endpoint lives.
@@ -42,7 +44,7 @@ async fn serve_connection(shell: Rc<Shell>, incoming: Incoming) {
     let speaks = |alpn: &[u8]| protocol.as_deref() == Some(alpn);
     match role_of(&connection) {
         Some(Role::Node(peer)) if speaks(PEER_ALPN) => {
-            peers::listen(shell, connection, peer).await;
+            hear_peer(shell, connection, peer).await;
         }
         Some(Role::Client(name)) if speaks(CLIENT_ALPN) => {
             if shell.core().client_count() >= CLIENT_CONNECTIONS_MAX {
@@ -76,6 +78,39 @@ fn role_of(connection: &Connection) -> Option<Role> {
         .downcast::<Vec<CertificateDer<'static>>>()
         .ok()?;
     chain.first().and_then(tls::role_of)
+}
+
+/// Hears a peer until its connection breaks.
+async fn hear_peer(shell: Rc<Shell>, connection: quinn::Connection, peer: NodeId) {
+    let Ok(mut stream) = connection.accept_uni().await else {
+        return;
+    };
+    let mut decoder = Decoder::default();
+    while let Ok(Some(chunk)) = stream.read_chunk(transport::READ_BYTES, true).await {
+        decoder.feed(&chunk.bytes);
+        let now = clock::now();
+        loop {
+            match next_message(&mut decoder) {
+                Ok(Some(message)) => shell.core().peer_message(now, peer, message),
+                Ok(None) => break,
+                Err(reason) => {
+                    tracing::warn!(%peer, reason, "a peer's bytes make no sense");
+                    connection.close(transport::CLOSE_BAD_BYTES, reason.as_bytes());
+                    return;
+                }
+            }
+        }
+        shell.wake();
+    }
+}
+
+fn next_message(decoder: &mut Decoder) -> Result<Option<Message>, String> {
+    let Some(payload) = decoder.next_payload().map_err(|error| error.to_string())? else {
+        return Ok(None);
+    };
+    Message::decode(payload)
+        .map(Some)
+        .map_err(|error| error.to_string())
 }
 
 /// Speaks with a client on the one stream that it opens.

@@ -1,8 +1,8 @@
-//! Links between the nodes of a cell.
+//! Links to the other nodes of the cell.
 //!
 //! Each node dials every other node and sends on one unidirectional stream of that connection; it
-//! hears its peers on the connections that they dialled. Messages that cannot be sent are lost,
-//! which the protocol expects of any network.
+//! hears its peers on the connections that they dialled (see `accept`). Messages that cannot be
+//! sent are lost, which the protocol expects of any network.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -15,8 +15,7 @@ use paxos::Message;
 use quinn::{ClientConfig, Endpoint};
 use tokio::sync::Notify;
 
-use super::shell::Shell;
-use super::{clock, transport};
+use super::transport;
 use crate::limits::{PEER_OUTBOX_BYTES_MAX, PEER_REDIAL};
 
 /// What is to be sent to one peer.
@@ -102,39 +101,6 @@ async fn dial(
         }
         bytes.clear();
     }
-}
-
-/// Hears a peer until its connection breaks.
-pub(super) async fn listen(shell: Rc<Shell>, connection: quinn::Connection, peer: NodeId) {
-    let Ok(mut stream) = connection.accept_uni().await else {
-        return;
-    };
-    let mut decoder = frame::Decoder::default();
-    while let Ok(Some(chunk)) = stream.read_chunk(transport::READ_BYTES, true).await {
-        decoder.feed(&chunk.bytes);
-        let now = clock::now();
-        loop {
-            match next_message(&mut decoder) {
-                Ok(Some(message)) => shell.core().peer_message(now, peer, message),
-                Ok(None) => break,
-                Err(reason) => {
-                    tracing::warn!(%peer, reason, "a peer's bytes make no sense");
-                    connection.close(transport::CLOSE_BAD_BYTES, reason.as_bytes());
-                    return;
-                }
-            }
-        }
-        shell.wake();
-    }
-}
-
-fn next_message(decoder: &mut frame::Decoder) -> Result<Option<Message>, String> {
-    let Some(payload) = decoder.next_payload().map_err(|error| error.to_string())? else {
-        return Ok(None);
-    };
-    Message::decode(payload)
-        .map(Some)
-        .map_err(|error| error.to_string())
 }
 
 /// The settings with which peers are dialled.

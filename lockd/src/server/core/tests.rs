@@ -1,9 +1,14 @@
 //! Three cores in memory under a virtual clock: elections, renewals, expiry, redirects, breaks.
 
 use super::*;
-use lockd_protocol::client::{Outcome, Wait};
+use std::collections::VecDeque;
+
+use lockd_protocol::client::{
+    Answer, ClientFrame, EndReason, NodeFrame, Operation, Outcome, Query, Wait,
+};
 use lockd_protocol::frame::{self, Decoder};
-use lockd_protocol::{LockName, Mode, Nonce, Sequence, Token};
+use lockd_protocol::limits::CLIENT_PROTOCOL_VERSION;
+use lockd_protocol::{LockName, Millis, Mode, Nonce, Sequence, SessionId, Token};
 use paxos::{Config, Recovered, Timing};
 
 const CELL: CellId = CellId([7; 16]);

@@ -1,0 +1,124 @@
+//! Answers that wait for a confirmation: renewals and linearizable questions. And the one that
+//! does not: the node's status.
+
+use lockd_protocol::Millis;
+use lockd_protocol::client::{Answer, EndReason, NodeFrame, Query, Status};
+use paxos::{ConfirmNumber, Leadership, Time};
+
+use super::clients::ConnectionId;
+use super::leading::Leading;
+use super::{Core, leases};
+use crate::state::Effect;
+
+/// A question that is answered once its confirm number is.
+#[derive(Debug)]
+pub(super) struct PendingQuery {
+    pub(super) confirm: ConfirmNumber,
+    pub(super) connection: ConnectionId,
+    pub(super) id: u64,
+    pub(super) query: Query,
+}
+
+impl Core {
+    /// A quorum has echoed `number`: answers the renewals and the questions it covers.
+    pub(super) fn confirmed(&mut self, now: Time, leadership: Leadership, number: ConfirmNumber) {
+        let ours = |leading: &&mut Leading| leading.leadership == leadership;
+        while let Some(renewal) = self
+            .leading
+            .as_mut()
+            .filter(ours)
+            .and_then(|leading| leading.leases.confirmed(number))
+        {
+            self.answer_renewal(renewal);
+        }
+        while let Some(pending) = self.leading.as_mut().filter(ours).and_then(|leading| {
+            let due = leading.queries.front()?.confirm <= number;
+            if due {
+                leading.queries.pop_front()
+            } else {
+                None
+            }
+        }) {
+            let answer = self.answer(now, &pending.query);
+            let frame = NodeFrame::Answer {
+                id: pending.id,
+                answer,
+            };
+            self.clients.send(pending.connection, &frame);
+        }
+    }
+
+    fn answer_renewal(&mut self, renewal: leases::Renewal) {
+        let leases::Renewal {
+            connection,
+            session,
+            number,
+            ..
+        } = renewal;
+        if self.state.session_ttl(session).is_none() {
+            let reason = EndReason::Unknown;
+            return self
+                .clients
+                .send(connection, &NodeFrame::SessionEnded { session, reason });
+        }
+        // A holder has to know of a break before its lease grows beyond it, on the same stream.
+        for effect in self.state.breaks_of(session) {
+            let Effect::BreakBegan {
+                acquire, reason, ..
+            } = effect
+            else {
+                continue;
+            };
+            self.clients.send(
+                connection,
+                &NodeFrame::Lost {
+                    session,
+                    acquire,
+                    reason,
+                },
+            );
+        }
+        self.clients
+            .send(connection, &NodeFrame::KeptAlive { session, number });
+    }
+
+    fn answer(&self, now: Time, query: &Query) -> Answer {
+        match query {
+            Query::Locks {
+                prefix,
+                after,
+                limit,
+            } => self.state.list_locks(prefix, after.as_ref(), *limit),
+            Query::Lock { lock, skip, limit } => {
+                Answer::Lock(self.state.describe_lock(lock, *skip, *limit))
+            }
+            Query::Sessions { after, limit } => {
+                let left = |session| match &self.leading {
+                    Some(leading) => leading.leases.left(now, session),
+                    None => Millis(0),
+                };
+                self.state.list_sessions(*after, *limit, left)
+            }
+            _ => Answer::Status(self.status(now)),
+        }
+    }
+
+    pub(super) fn status(&self, now: Time) -> Status {
+        let replica = self.replica.status();
+        Status {
+            node: self.settings.node,
+            cell: self.settings.cell,
+            leading: self.leading.is_some(),
+            leader: self.known_leader(),
+            round: replica.promised.round,
+            decided: replica.decided.0,
+            applied: self.applied.0,
+            members: self.settings.addresses.clone().into_iter().collect(),
+            sessions: self.state.session_count() as u64,
+            locks: self.state.lock_count() as u64,
+            last_token: self.state.last_token(),
+            uptime: Millis(now.micros_since(self.started) / 1000),
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}

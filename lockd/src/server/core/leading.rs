@@ -1,0 +1,253 @@
+//! What only a leader does: it judges by its clock, acts on effects, and starts every session at
+//! its full TTL when its leadership begins.
+
+use std::collections::VecDeque;
+
+use lockd_protocol::client::{NodeFrame, Outcome};
+use paxos::{Leadership, Role, Time};
+
+use super::Core;
+use super::answers::PendingQuery;
+use super::leases::Leases;
+use super::timers::{Alarm, Timers};
+use crate::limits::STALL;
+use crate::state::command::Command;
+use crate::state::{Effect, State};
+
+/// What only a leader has. It begins with the leadership and is dropped with it.
+#[derive(Debug)]
+pub(super) struct Leading {
+    pub(super) leadership: Leadership,
+    /// Its first entry is decided and applied: from here on it may judge by its clock.
+    pub(super) established: bool,
+    pub(super) leases: Leases,
+    pub(super) timers: Timers,
+    pub(super) queries: VecDeque<PendingQuery>,
+}
+
+impl Core {
+    /// Proposes what the clock decides. A node that did not listen for a while must not judge.
+    pub(super) fn judge_by_the_clock(&mut self, now: Time) {
+        let Some(leading) = self.leading.as_mut().filter(|leading| leading.established) else {
+            return;
+        };
+        let late = now.micros_since(self.due);
+        if late > STALL.as_micros() as u64 {
+            tracing::warn!(
+                late_ms = late / 1000,
+                "the node stood still: sessions start anew"
+            );
+            leading.leases.restart_all(now);
+            return;
+        }
+        let leadership = leading.leadership;
+        let mut commands: Vec<Command> = leading
+            .leases
+            .expired(now)
+            .into_iter()
+            .map(|session| Command::Expire {
+                session,
+                leadership,
+            })
+            .collect();
+        while let Some(alarm) = leading.timers.due(now) {
+            commands.extend(alarm_command(&self.state, alarm, leadership));
+        }
+        for command in commands {
+            self.proposals.push_unbounded(&command);
+        }
+    }
+
+    pub(super) fn role_changed(&mut self, now: Time, role: Role) {
+        let Role::Leader {
+            leadership,
+            established,
+        } = role
+        else {
+            if self.leading.take().is_some() {
+                tracing::info!(node = %self.settings.node, "not leading any more");
+                self.proposals.clear();
+            }
+            return self
+                .clients
+                .ids()
+                .into_iter()
+                .for_each(|id| self.redirect(id));
+        };
+        let fresh = self
+            .leading
+            .as_ref()
+            .is_none_or(|old| old.leadership != leadership);
+        if fresh {
+            tracing::info!(node = %self.settings.node, %leadership, "leading");
+            let mut leases = Leases::default();
+            self.state
+                .session_ttls()
+                .for_each(|(id, ttl)| leases.start(now, id, ttl));
+            self.proposals.clear();
+            let (timers, queries) = (Timers::default(), VecDeque::new());
+            self.leading = Some(Leading {
+                leadership,
+                established: false,
+                leases,
+                timers,
+                queries,
+            });
+        }
+        if established {
+            self.establish(now);
+        }
+    }
+
+    /// The leadership's first entry is applied: waits and breaks count from here.
+    fn establish(&mut self, now: Time) {
+        let pending = self.state.pending_timers();
+        let Some(leading) = self.leading.as_mut().filter(|leading| !leading.established) else {
+            return;
+        };
+        leading.established = true;
+        leading.timers = Timers::default();
+        for effect in &pending {
+            set_timer(&mut leading.timers, now, effect);
+        }
+    }
+
+    /// What a leader does about an effect.
+    pub(super) fn lead(&mut self, now: Time, effect: Effect) {
+        match effect {
+            Effect::Opened { nonce, result } => {
+                if let (Ok(session), Some(leading)) = (&result, &mut self.leading)
+                    && let Some(ttl) = self.state.session_ttl(*session)
+                {
+                    leading.leases.start(now, *session, ttl);
+                }
+                let Some(connection) = self.clients.take_nonce(nonce) else {
+                    return;
+                };
+                if let Ok(session) = &result {
+                    self.clients.bind(*session, connection);
+                }
+                self.clients
+                    .send(connection, &NodeFrame::Opened { nonce, result });
+            }
+            Effect::Reply {
+                session,
+                sequence,
+                outcome,
+                ticket,
+            } => {
+                let Some(connection) = self.clients.route(session) else {
+                    return;
+                };
+                let ticket = match (&outcome, ticket) {
+                    (Outcome::Granted { token }, Some((lock, mode))) => {
+                        Some(self.settings.signer.sign(&lock, *token, mode, session))
+                    }
+                    _ => None,
+                };
+                let reply = NodeFrame::Reply {
+                    session,
+                    sequence,
+                    outcome,
+                    ticket,
+                };
+                self.clients.send(connection, &reply);
+            }
+            Effect::WaitBegan { .. } => self.set_timer(now, &effect),
+            Effect::BreakBegan { .. } => {
+                self.set_timer(now, &effect);
+                self.tell_lost(effect);
+            }
+            Effect::Ended { session, reason } => {
+                if let Some(leading) = &mut self.leading {
+                    leading.leases.forget(session);
+                }
+                if let Some(connection) = self.clients.route(session) {
+                    self.clients
+                        .send(connection, &NodeFrame::SessionEnded { session, reason });
+                }
+                self.clients.unbind(session);
+            }
+        }
+    }
+
+    fn set_timer(&mut self, now: Time, effect: &Effect) {
+        if let Some(leading) = self.leading.as_mut().filter(|leading| leading.established) {
+            set_timer(&mut leading.timers, now, effect);
+        }
+    }
+
+    fn tell_lost(&mut self, effect: Effect) {
+        let Effect::BreakBegan {
+            session,
+            acquire,
+            reason,
+            ..
+        } = effect
+        else {
+            return;
+        };
+        if let Some(connection) = self.clients.route(session) {
+            self.clients.send(
+                connection,
+                &NodeFrame::Lost {
+                    session,
+                    acquire,
+                    reason,
+                },
+            );
+        }
+    }
+}
+
+fn set_timer(timers: &mut Timers, now: Time, effect: &Effect) {
+    match effect {
+        Effect::WaitBegan {
+            session,
+            acquire,
+            limit,
+        } => {
+            let alarm = Alarm::WaitOver {
+                session: *session,
+                acquire: *acquire,
+            };
+            timers.set(now, *limit, alarm);
+        }
+        Effect::BreakBegan {
+            lock,
+            token,
+            ttl,
+            at_once: false,
+            ..
+        } => {
+            timers.set(
+                now,
+                *ttl,
+                Alarm::BreakOver {
+                    lock: lock.clone(),
+                    token: *token,
+                },
+            );
+        }
+        _ => {}
+    }
+}
+
+fn alarm_command(state: &State, alarm: Alarm, leadership: Leadership) -> Option<Command> {
+    match alarm {
+        Alarm::WaitOver { session, acquire } => {
+            state
+                .is_waiting(session, acquire)
+                .then_some(Command::TimeOut {
+                    session,
+                    acquire,
+                    leadership,
+                })
+        }
+        Alarm::BreakOver { lock, token } => Some(Command::FinishBreak {
+            lock,
+            token,
+            leadership,
+        }),
+    }
+}
