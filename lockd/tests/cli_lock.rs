@@ -190,6 +190,11 @@ fn in_a_terminal_the_command_can_read_and_is_reached_by_ctrl_c() {
     wait_for_line(&mut terminal, "running");
     terminal.write(b"hello\n");
     wait_for_line(&mut terminal, "got hello");
+    // Once from the terminal's echo, once from `cat`, which therefore runs: a shell that is just
+    // starting it would swallow the Ctrl-C.
+    terminal.write(b"more\n");
+    wait_for_line(&mut terminal, "more");
+    wait_for_line(&mut terminal, "more");
     terminal.write(b"\x03");
     assert_eq!(Said::of(terminal.wait_open()).code, 128 + 2);
     assert_eq!(cell.run(&["lock", "a", "--try", "--", "true"]).code, 0);
