@@ -2,21 +2,39 @@
 //!
 //! The only writer of what must be durable. It decides nothing about roles and knows no clock.
 
-use crate::catchup::Stage;
-use crate::durable::{Durable, Held};
+use crate::durable::{Durable, Finished, Held, Part};
 use crate::limits::OPEN_SLOTS_MAX;
 use crate::log::Log;
+use crate::membership::Membership;
 use crate::message::{Accept, Accepted, Body, Promise, Standing, Sync};
 use crate::planted::{Plant, Planted};
-use crate::types::{Ballot, ConfirmNumber, Entry, PersistId, Recovered, Slot, Time, WriteBatch};
+use crate::stage::Stage;
+use crate::types::{
+    Ballot, ConfirmNumber, Entry, EntryKind, PersistId, Recovered, Slot, SnapshotMeta, Time,
+    WriteBatch,
+};
+use crate::validate::is_whole;
 
 /// The acceptor and learner.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Acceptor {
     promised: Ballot,
     /// The one ballot of the whole log.
     accepted: Ballot,
     log: Log,
+    /// The last slot that was ever accepted under `accepted`. Beyond the end of the log if the
+    /// disk damaged what was there: then this acceptor cannot say what it accepted.
+    claimed: Slot,
+    /// The newest snapshot, durable.
+    snapshot: Option<SnapshotMeta>,
+    /// Entries before this slot are only in the snapshot.
+    keep_from: Slot,
+    /// Snapshot, or membership, that the next write must tell the store of.
+    news: News,
+    /// What the last write said of how much is decided.
+    told_decided: Slot,
+    /// A decided stop entry whose epoch has not been left yet, and what it says.
+    stopped: Option<(Slot, Membership)>,
     /// Entries of a newer ballot's log, under the ballot promised.
     stage: Stage,
     durable: Durable,
@@ -25,6 +43,13 @@ pub(crate) struct Acceptor {
     /// Decided and not yet handed out.
     decided: Vec<Entry>,
     plant: Plant,
+}
+
+/// What the store does not know yet, beside ballots and entries.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct News {
+    snapshot: Option<SnapshotMeta>,
+    membership: Option<Membership>,
 }
 
 /// How to answer a leader.
@@ -37,17 +62,26 @@ pub(crate) struct Answer {
 
 impl Acceptor {
     pub(crate) fn new(recovered: Recovered) -> Acceptor {
+        let (promised, accepted) = (recovered.promised, recovered.accepted);
         let log = Log::new(recovered.decided, recovered.entries);
-        Acceptor {
-            promised: recovered.promised,
-            accepted: recovered.accepted,
-            durable: Durable::new(recovered.promised, recovered.accepted, log.end()),
+        let mut acceptor = Acceptor {
+            promised,
+            accepted,
+            durable: Durable::new(promised, accepted, log.end(), recovered.claimed),
             log,
+            claimed: recovered.claimed,
+            snapshot: recovered.snapshot,
+            keep_from: recovered.first,
+            news: News::default(),
+            told_decided: recovered.decided,
+            stopped: None,
             stage: Stage::default(),
             confirm: ConfirmNumber(0),
             decided: Vec::new(),
             plant: Plant::default(),
-        }
+        };
+        acceptor.forget_old_stop();
+        acceptor
     }
 
     #[cfg(feature = "sim")]
@@ -80,6 +114,34 @@ impl Acceptor {
         &mut self.durable
     }
 
+    pub(crate) fn snapshot(&self) -> Option<&SnapshotMeta> {
+        self.snapshot.as_ref()
+    }
+
+    /// The first slot that can be had from memory or the store.
+    pub(crate) fn keep_from(&self) -> Slot {
+        self.keep_from
+    }
+
+    /// The last slot that the disk damaged and that was not replaced yet. Until then this acceptor
+    /// must not promise: it would describe a log without entries that it has acknowledged.
+    pub(crate) fn damaged(&self) -> Option<Slot> {
+        (self.claimed > self.log.end()).then_some(self.claimed)
+    }
+
+    /// A decided stop entry, once the log up to it is durable: the next epoch may begin here.
+    pub(crate) fn stopped(&self) -> Option<&(Slot, Membership)> {
+        let durable = self.durable.clean_end();
+        let lax = self.plant.has(Planted::EpochNotDurable);
+        let stopped = self.stopped.as_ref();
+        stopped.filter(|(stop, _)| *stop <= durable || lax)
+    }
+
+    /// Whether a decided stop entry waits for the epoch to be left.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopped.is_some()
+    }
+
     /// Up to here the log of the ballot promised is known here, if not yet as the own log.
     pub(crate) fn staged_end(&self) -> Slot {
         self.stage.end(self.log.decided())
@@ -102,7 +164,7 @@ impl Acceptor {
         self.confirm = ConfirmNumber(0);
         self.stage.clear();
         if !forget_to_write {
-            self.durable.ballots_changed();
+            self.durable.numbers_changed();
         }
     }
 
@@ -151,7 +213,7 @@ impl Acceptor {
         while let Some(entry) = self.stage.pop_up_to(end) {
             self.install(entry);
         }
-        self.truncate_from(end.next());
+        self.replace_from(end.next());
         self.adopt_own(ballot);
     }
 
@@ -163,13 +225,116 @@ impl Acceptor {
             "a log is accepted under the ballot promised, and its ballot only rises"
         );
         self.accepted = ballot;
-        self.durable.ballots_changed();
+        self.durable.numbers_changed();
+    }
+
+    /// Enters the epoch that a decided stop entry, or a snapshot, has begun. Nothing of an earlier
+    /// one is promised or accepted any more; all who enter have the same log.
+    pub(crate) fn enter_epoch(&mut self, membership: &Membership) {
+        let floor = Ballot::floor(membership.epoch);
+        assert!(floor > self.promised, "epochs only rise");
+        self.stopped = None;
+        self.replace_from(self.log.decided().next());
+        self.log.forget_stop();
+        self.promised = floor;
+        self.accepted = floor;
+        self.confirm = ConfirmNumber(0);
+        self.stage.clear();
+        self.news.membership = Some(membership.clone());
+        self.durable.numbers_changed();
+    }
+
+    /// Takes in entries that are known to be decided, as far as they continue what is known.
+    pub(crate) fn learn(&mut self, entries: Vec<Entry>) {
+        for entry in entries {
+            let next = entry.slot == self.log.decided().next();
+            if next && self.stopped.is_none() && self.has_room_to_learn() {
+                let slot = entry.slot;
+                self.install(entry);
+                self.decide(slot);
+            }
+        }
+        let decided = self.log.decided();
+        while self.stage.pop_up_to(decided).is_some() {}
+    }
+
+    /// Whether the disk keeps up with what is learnt.
+    pub(crate) fn has_room_to_learn(&self) -> bool {
+        let durable = self.durable.clean_end();
+        self.log.end().0.saturating_sub(durable.0) < OPEN_SLOTS_MAX
+    }
+
+    /// A snapshot of the own state is durable and checked: the log may be cut before `keep_from`.
+    pub(crate) fn snapshot_taken(&mut self, meta: SnapshotMeta, keep_from: Slot) {
+        self.keep_from = keep_from.max(self.keep_from);
+        self.news.snapshot = Some(meta.clone());
+        self.snapshot = Some(meta);
+        self.durable.numbers_changed();
+    }
+
+    /// Puts a newer snapshot in the place of the log. Entries that follow it stay if the log has
+    /// the snapshot's last entry: else they followed another one, and lost.
+    pub(crate) fn install_snapshot(&mut self, meta: SnapshotMeta) {
+        let slot = meta.slot;
+        assert!(
+            slot > self.log.decided(),
+            "only a newer snapshot is installed"
+        );
+        self.stage.clear();
+        self.decided.clear();
+        let lax = self.plant.has(Planted::SnapshotKeepsTail) && self.log.end() >= slot;
+        if lax || self.log.origin(slot) == Some(meta.origin) {
+            let _ = self.log.decide(slot);
+        } else if self.damaged().is_some_and(|damaged| damaged > slot) {
+            // The store keeps what cannot be read, because it was acknowledged.
+            self.log.restart(slot);
+            self.durable.covered(slot);
+        } else {
+            self.claimed = slot;
+            self.log.restart(slot);
+            self.durable.restarted();
+        }
+        self.snapshot_taken(meta, slot.next());
+    }
+
+    /// Puts the right copy of a damaged entry back. What is in memory is never damaged.
+    pub(crate) fn repair(&mut self, entry: Entry) {
+        if entry.slot >= self.keep_from && entry.slot <= self.log.decided() {
+            self.durable.repair(entry);
+        }
+    }
+
+    /// Takes back into memory what the store holds behind an entry that was damaged: this acceptor
+    /// accepted it under this ballot.
+    pub(crate) fn reread(&mut self, accepted: Ballot, entries: &[Entry]) {
+        for entry in entries {
+            let next = entry.slot == self.log.end().next() && entry.slot <= self.claimed;
+            let clean = self.durable.is_clean() && self.accepted == accepted;
+            if next && clean && is_whole(entry) {
+                self.log.append(entry.clone());
+                self.forget_old_stop();
+                self.durable.reread(entry.slot);
+            }
+        }
     }
 
     /// Marks entries as decided, as far as the log goes.
     pub(crate) fn decide(&mut self, to: Slot) {
         if to > self.log.decided() {
             let newly = self.log.decide(to.min(self.log.end()));
+            if let Some(last) = newly.last()
+                && last.kind == EntryKind::Stop
+                && let Some(next) = Membership::decode(&last.payload)
+                // A log that the disk damaged is learnt again from before the present epoch.
+                && (next.epoch > self.promised.epoch || self.plant.has(Planted::StopTwice))
+            {
+                if next.epoch > self.promised.epoch {
+                    self.stopped = Some((last.slot, next));
+                } else {
+                    // Entered long ago: it fills a gap that damage has left in the log.
+                    self.log.forget_stop();
+                }
+            }
             self.decided.extend(newly);
             self.log.evict(self.durable.clean_end());
         }
@@ -182,7 +347,7 @@ impl Acceptor {
 
     /// Takes a part of a leader's log that replaces the own one. The ballot is promised.
     pub(crate) fn on_sync(&mut self, sync: Sync) -> Answer {
-        self.saw_confirm(sync.confirm);
+        self.saw_confirm(sync.confirm, false);
         if self.accepted == sync.ballot {
             return Answer {
                 now: Some(self.standing(sync.ballot, false)),
@@ -203,7 +368,18 @@ impl Acceptor {
 
     /// Takes the continuation of a leader's log. The ballot is promised.
     pub(crate) fn on_accept(&mut self, accept: Accept) -> Answer {
-        let news = self.saw_confirm(accept.confirm);
+        let stops = accept
+            .entries
+            .iter()
+            .any(|entry| entry.kind == EntryKind::Stop);
+        let news = self.saw_confirm(accept.confirm, stops);
+        if self.plant.has(Planted::DecidedUnmatched) {
+            self.decide(accept.decided.min(self.log.end()));
+        }
+        let fits = accept.first == self.log.end().next() && self.accepted < accept.ballot;
+        if fits && self.plant.has(Planted::AppendUnmatched) {
+            self.adopt_own(accept.ballot);
+        }
         if self.accepted != accept.ballot {
             let gap = accept.first > self.staged_end().next();
             return Answer {
@@ -236,23 +412,58 @@ impl Acceptor {
         let end = self.log.end();
         let was = (self.durable.promised(), self.durable.accepted());
         let dirty = self.durable.begin(now, self.promised, self.accepted, end)?;
-        Some(WriteBatch {
+        // A stop entry counts as decided on disk only together with the epoch that it begins: a
+        // restart would not look for it among what is decided.
+        let decided = match &self.stopped {
+            Some((stop, _)) => self.log.decided().min(stop.previous()),
+            None => self.log.decided(),
+        };
+        let mut batch = WriteBatch {
             id: dirty.id,
-            promised: (self.promised != was.0).then_some(self.promised),
-            accepted: (self.accepted != was.1).then_some(self.accepted),
-            truncate_from: dirty.truncate_from,
-            entries: dirty
-                .entries_from
-                .map_or_else(Vec::new, |from| self.log.suffix(from)),
-            decided: self.log.decided(),
-        })
+            promised: None,
+            accepted: None,
+            membership: None,
+            snapshot: None,
+            restart: false,
+            keep_from: self.keep_from,
+            truncate_from: None,
+            entries: Vec::new(),
+            decided,
+        };
+        match dirty.what {
+            Part::Repair(entries) => {
+                // Of what else has changed nothing is told yet, nor is anything cut: the snapshot
+                // behind which that may be done is news, too.
+                batch.decided = self.told_decided;
+                if !self.plant.has(Planted::RepairCuts) {
+                    batch.keep_from = Slot::NONE;
+                }
+                batch.entries = entries;
+            }
+            Part::Changes {
+                restart,
+                truncate_from,
+                entries_from,
+            } => {
+                self.told_decided = decided;
+                batch.promised = (self.promised != was.0).then_some(self.promised);
+                batch.accepted = (self.accepted != was.1).then_some(self.accepted);
+                batch.membership = self.news.membership.take();
+                batch.snapshot = self.news.snapshot.take();
+                batch.restart = restart;
+                batch.truncate_from = truncate_from;
+                batch.entries = entries_from.map_or_else(Vec::new, |from| self.log.suffix(from));
+                self.plant.spoil(&mut batch);
+            }
+        }
+        Some(batch)
     }
 
-    /// The write is durable: the messages that waited for it.
-    pub(crate) fn end_write(&mut self, id: PersistId) -> Vec<Held> {
-        let released = self.durable.finish(id);
+    /// The write is durable: the messages that waited for it, and what it put right.
+    pub(crate) fn end_write(&mut self, id: PersistId) -> Finished {
+        let finished = self.durable.finish(id);
         self.log.evict(self.durable.clean_end());
-        released
+        finished
     }
 
     /// Holds a message until all that memory says is durable; gives it back if it is.
@@ -321,7 +532,14 @@ impl Acceptor {
     }
 
     /// Notes a confirm round of the ballot promised; whether it is a new one.
-    fn saw_confirm(&mut self, confirm: ConfirmNumber) -> bool {
+    ///
+    /// None is, once the entry that ends the epoch is in the log: the next epoch's leader may have
+    /// restarted the leases that this echo would renew.
+    fn saw_confirm(&mut self, confirm: ConfirmNumber, stops: bool) -> bool {
+        let silent = stops || self.log.stop().is_some();
+        if silent && !self.plant.echoes_after_stop() {
+            return false;
+        }
         let news = confirm > self.confirm;
         self.confirm = self.confirm.max(confirm);
         news
@@ -350,18 +568,40 @@ impl Acceptor {
         if self.log.origin(entry.slot) == Some(entry.origin) {
             return;
         }
-        self.truncate_from(entry.slot);
+        if entry.slot <= self.log.end() {
+            self.replace_from(entry.slot);
+        }
         self.append(entry);
     }
 
     fn append(&mut self, entry: Entry) {
         self.durable.appended(entry.slot);
+        if entry.kind == EntryKind::Stop && self.plant.has(Planted::EpochOnUndecidedStop) {
+            let next = Membership::decode(&entry.payload);
+            self.stopped = next.map(|next| (entry.slot, next));
+        }
         self.log.append(entry);
+        self.forget_old_stop();
     }
 
-    fn truncate_from(&mut self, from: Slot) {
+    /// What ended an earlier epoch says nothing of the present one. It is met again where a disk
+    /// lost it, or did not yet know that it was decided.
+    fn forget_old_stop(&mut self) {
+        let stop = self.log.stop().and_then(|slot| self.log.origin(slot));
+        if stop.is_some_and(|origin| origin.epoch < self.promised.epoch) {
+            self.log.forget_stop();
+        }
+    }
+
+    /// Ends the log before `from`: another one takes the place of the rest, also of what is
+    /// damaged and only claimed.
+    fn replace_from(&mut self, from: Slot) {
         if from <= self.log.end() {
             self.log.truncate_from(from);
+            self.durable.truncated_from(from);
+        }
+        if from <= self.claimed {
+            self.claimed = from.previous();
             self.durable.truncated_from(from);
         }
     }

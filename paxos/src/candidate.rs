@@ -2,29 +2,33 @@
 //!
 //! A candidate collects promises, chooses the log with the highest (accepted ballot, end) among
 //! those of a quorum, and fetches what it lacks of it. Promises carry no entries: an acceptor that
-//! has promised keeps the log that it described, so it can be fetched piece by piece.
+//! has promised keeps the log that it described, so it can be fetched piece by piece. What is
+//! decided comes first, as anyone learns it; if that has been cut off every log, somebody else
+//! should lead.
 
 use std::collections::BTreeMap;
 
 use crate::core::Core;
 use crate::leader::Leader;
-use crate::message::{Body, Entries, Fetch, Prepare, Promise};
+use crate::message::{Body, Entries, Fetch, Learn, Learned, Prepare, Promise};
 use crate::planted::Planted;
 use crate::types::{Ballot, NodeId, Slot, Time};
 
 /// An attempt to lead.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Candidate {
     ballot: Ballot,
     /// The own promise is durable, so the ballot will not be used again after a restart.
     prepared: bool,
     promises: BTreeMap<NodeId, Promise>,
+    /// Promises that came, repeated ones included; counted for one planted bug only.
+    messages: usize,
     fetching: Option<Fetching>,
     last_progress: Time,
     next_resend: Time,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Fetching {
     from: NodeId,
     /// The log that is being adopted.
@@ -40,10 +44,16 @@ impl Candidate {
             ballot,
             prepared: core.plant.has(Planted::BallotReused),
             promises: BTreeMap::from([(core.node, core.acceptor.describe())]),
+            messages: 0,
             fetching: None,
             last_progress: core.now,
             next_resend: core.now.plus_micros(core.timing.heartbeat_micros),
         }
+    }
+
+    #[cfg(feature = "model")]
+    pub(crate) fn resend_is_due(&mut self, now: Time) {
+        self.next_resend = now;
     }
 
     pub(crate) fn next_timer(&self) -> Time {
@@ -74,6 +84,7 @@ impl Candidate {
             return None;
         }
         self.promises.insert(from, promise);
+        self.messages += usize::from(core.plant.has(Planted::MessagesCounted));
         self.last_progress = core.now;
         self.choose(core)
     }
@@ -102,13 +113,40 @@ impl Candidate {
         self.fetch_or_lead(core)
     }
 
+    /// Decided entries came of the log that is being adopted.
+    pub(crate) fn on_learned(
+        &mut self,
+        core: &mut Core,
+        from: NodeId,
+        learned: Learned,
+    ) -> Option<Leader> {
+        let fetching = self.fetching.as_ref()?;
+        if fetching.from != from {
+            return None;
+        }
+        let before = core.acceptor.log().decided();
+        core.acceptor.learn(learned.entries);
+        core.apply_decided();
+        if core.acceptor.log().decided() == before {
+            return None;
+        }
+        self.last_progress = core.now;
+        self.fetch_or_lead(core)
+    }
+
+    /// Whether the log that is being adopted is this node's.
+    pub(crate) fn adopts_from(&self, node: NodeId) -> bool {
+        let fetching = self.fetching.as_ref();
+        fetching.is_some_and(|fetching| fetching.from == node)
+    }
+
     /// Sends again what may be lost; whether it is worth going on.
     #[must_use]
     pub(crate) fn tick(&mut self, core: &mut Core) -> bool {
         if core.now < self.next_resend {
             return true;
         }
-        if !self.is_patient(core) || !core.disk_ok() {
+        if !self.is_patient(core) || !core.can_vote() {
             return false;
         }
         self.next_resend = core.now.plus_micros(core.timing.heartbeat_micros);
@@ -131,7 +169,11 @@ impl Candidate {
     }
 
     fn choose(&mut self, core: &mut Core) -> Option<Leader> {
-        if !core.quorum.is_reached_by(self.promises.len()) {
+        let mut promised = self.promises.len();
+        if core.plant.has(Planted::MessagesCounted) {
+            promised = promised.max(1 + self.messages);
+        }
+        if !core.quorum.is_prepared_by(promised) {
             return None;
         }
         let longest = core.plant.has(Planted::LongestLog);
@@ -177,6 +219,16 @@ impl Candidate {
             return;
         };
         let first: Slot = core.acceptor.staged_end().next();
+        let decided = core.acceptor.log().decided();
+        if decided < best.decided {
+            let durable = core.acceptor.durable().clean_end().min(decided);
+            let learn = Learn {
+                first: decided.next(),
+                last: best.decided,
+                durable,
+            };
+            return core.send(from, Body::Learn(learn));
+        }
         let fetch = Fetch {
             ballot: self.ballot,
             accepted: best.accepted,

@@ -8,7 +8,7 @@ use crate::limits::INFLIGHT_CONFIRMS_MAX;
 use crate::types::ConfirmNumber;
 
 /// The confirm rounds of one leadership.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Confirm {
     sent: ConfirmNumber,
     wanted: bool,

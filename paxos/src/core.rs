@@ -3,25 +3,33 @@
 use std::collections::VecDeque;
 
 use crate::acceptor::{Acceptor, Answer};
-use crate::catchup::{LoadFor, Loads};
 use crate::interface::{Config, Output, Role, Timing};
 use crate::limits::APPLY_ENTRIES_MAX;
+use crate::membership::Membership;
 use crate::message::{Body, Message};
 use crate::planted::Plant;
+#[cfg(feature = "sim")]
+use crate::planted::Planted;
 use crate::quorum::Quorum;
-use crate::types::{Epoch, NodeId, Recovered, Slot, Time};
+use crate::serve::{Learners, Loads};
+use crate::types::{Epoch, NodeId, Recovered, Time};
 
 /// The part of a replica that outlives its roles.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Core {
     pub(crate) node: NodeId,
+    /// Who votes in the present epoch.
+    pub(crate) membership: Membership,
+    /// The other voters.
     pub(crate) peers: Vec<NodeId>,
     pub(crate) quorum: Quorum,
-    pub(crate) epoch: Epoch,
+    /// Whom to ask while no voter is known.
+    pub(crate) seeds: Vec<NodeId>,
     pub(crate) timing: Timing,
     pub(crate) now: Time,
     pub(crate) acceptor: Acceptor,
     pub(crate) loads: Loads,
+    pub(crate) learners: Learners,
     pub(crate) plant: Plant,
     outputs: VecDeque<Output>,
     announced: Role,
@@ -29,23 +37,63 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(config: &Config, recovered: Recovered, now: Time) -> Core {
-        let mut peers = config.members.clone();
-        peers.retain(|peer| *peer != config.node);
-        peers.sort_unstable();
+        let mut seeds = config.seeds.clone();
+        seeds.retain(|seed| *seed != config.node);
         Core {
             node: config.node,
-            quorum: Quorum::of(config.members.len()),
-            peers,
-            epoch: recovered.epoch,
+            quorum: Quorum::of(&recovered.membership),
+            peers: others(&recovered.membership, config.node),
+            membership: recovered.membership.clone(),
+            seeds,
             timing: config.timing,
             now,
             acceptor: Acceptor::new(recovered),
             loads: Loads::default(),
+            learners: Learners::default(),
             plant: Plant::default(),
             outputs: VecDeque::new(),
             announced: Role::Follower { leader: None },
         }
     }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.membership.epoch
+    }
+
+    /// Whether this node votes.
+    pub(crate) fn is_member(&self) -> bool {
+        self.membership.contains(self.node)
+    }
+
+    /// Whether this node can promise: its disk answers, and has kept all that was acknowledged.
+    pub(crate) fn can_vote(&self) -> bool {
+        self.is_member() && self.disk_ok() && self.acceptor.damaged().is_none()
+    }
+
+    /// From now on these vote.
+    pub(crate) fn set_membership(&mut self, membership: Membership) {
+        self.quorum = Quorum::of(&membership);
+        self.weaken_quorum();
+        self.peers = others(&membership, self.node);
+        for member in &membership.members {
+            self.learners.forget(*member);
+        }
+        self.membership = membership;
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn weaken_quorum(&mut self) {
+        if self.plant.has(Planted::AcceptQuorumTooSmall) {
+            self.quorum.weaken(true);
+        }
+        if self.plant.has(Planted::PrepareQuorumTooSmall) {
+            self.quorum.weaken(false);
+        }
+    }
+
+    #[cfg(not(feature = "sim"))]
+    #[allow(clippy::unused_self)]
+    fn weaken_quorum(&mut self) {}
 
     pub(crate) fn pop_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
@@ -57,7 +105,7 @@ impl Core {
 
     pub(crate) fn send(&mut self, to: NodeId, body: Body) {
         let message = Message {
-            epoch: self.epoch,
+            epoch: self.epoch(),
             body,
         };
         self.outputs.push_back(Output::Send { to, message });
@@ -97,20 +145,6 @@ impl Core {
         }
     }
 
-    /// Asks the store for entries that are no longer in memory.
-    pub(crate) fn load(&mut self, load: LoadFor, first: Slot, last: Slot, bytes_max: usize) {
-        let in_memory = self.acceptor.log().first();
-        let last = last.min(in_memory.previous());
-        if let Some(id) = self.loads.begin(load, first) {
-            self.output(Output::Load {
-                id,
-                first,
-                last,
-                bytes_max,
-            });
-        }
-    }
-
     /// Tells the driver of the role if it is another than was told last.
     pub(crate) fn announce(&mut self, role: Role) {
         if self.announced != role {
@@ -122,4 +156,10 @@ impl Core {
     pub(crate) fn disk_ok(&self) -> bool {
         self.acceptor.durable().write_micros(self.now) <= self.timing.disk_timeout_micros
     }
+}
+
+fn others(membership: &Membership, node: NodeId) -> Vec<NodeId> {
+    let mut others = membership.members.clone();
+    others.retain(|member| *member != node);
+    others
 }

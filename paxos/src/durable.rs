@@ -3,23 +3,33 @@
 //! At most one write is in flight; all that changes meanwhile goes into the next one. A message
 //! that speaks of something is held here until that something is durable.
 
+use std::collections::VecDeque;
+
+use crate::limits::REPAIRS_MAX;
 use crate::message::Body;
-use crate::types::{Ballot, NodeId, PersistId, Slot, Time};
+use crate::types::{Ballot, Entry, NodeId, PersistId, Slot, Time};
 
 /// A message that may be sent once what it speaks of is durable.
 pub(crate) type Held = (NodeId, Body);
 
 /// The difference between memory and disk.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Durable {
     last_id: PersistId,
     in_flight: Option<InFlight>,
     /// What the store will hold when every write given out is done.
     written_end: Slot,
-    /// Memory has a promise or an accepted ballot that no write has been given.
-    ballots_changed: bool,
+    /// Memory has a promise, an accepted ballot, a membership or a snapshot that no write has been
+    /// given.
+    numbers_changed: bool,
     /// The log from here on has not been given to a write.
     dirty_from: Option<Slot>,
+    /// The log was cut here since the last write was given out.
+    truncate_from: Option<Slot>,
+    /// The log was given up since then: it begins again after a snapshot.
+    restart: bool,
+    /// Entries to be put back in the place of damaged ones. Each goes alone into a write.
+    repairs: VecDeque<Entry>,
     waiting: Vec<Held>,
     /// What the store is known to hold.
     promised: Ballot,
@@ -28,36 +38,61 @@ pub(crate) struct Durable {
     clean_end: Slot,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct InFlight {
     id: PersistId,
     since: Time,
     promised: Ballot,
     accepted: Ballot,
     end: Slot,
+    repaired: Vec<Slot>,
     released: Vec<Held>,
 }
 
-/// Which part of the log a write must carry.
+/// What a write must carry.
 #[derive(Debug)]
 pub(crate) struct Dirty {
     pub(crate) id: PersistId,
-    pub(crate) truncate_from: Option<Slot>,
-    pub(crate) entries_from: Option<Slot>,
+    pub(crate) what: Part,
+}
+
+/// Which part of memory a write carries.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// All that has changed.
+    Changes {
+        restart: bool,
+        truncate_from: Option<Slot>,
+        entries_from: Option<Slot>,
+    },
+    /// Contiguous entries that the disk had damaged.
+    Repair(Vec<Entry>),
+}
+
+/// What a write that is done has done.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) released: Vec<Held>,
+    pub(crate) repaired: Vec<Slot>,
 }
 
 impl Durable {
-    pub(crate) fn new(promised: Ballot, accepted: Ballot, end: Slot) -> Durable {
+    /// The store holds these ballots and a log to `end`, of which everything up to `clean_end` can
+    /// be read.
+    pub(crate) fn new(promised: Ballot, accepted: Ballot, clean_end: Slot, end: Slot) -> Durable {
         Durable {
             last_id: PersistId(0),
             in_flight: None,
             written_end: end,
-            ballots_changed: false,
+            numbers_changed: false,
             dirty_from: None,
+            truncate_from: None,
+            restart: false,
+            repairs: VecDeque::new(),
             waiting: Vec::new(),
             promised,
             accepted,
-            clean_end: end,
+            clean_end,
         }
     }
 
@@ -82,22 +117,22 @@ impl Durable {
         self.in_flight.is_some()
     }
 
-    /// How long the write in flight has taken; 0 if there is none.
+    /// How long the write in flight has taken so far, microseconds.
     pub(crate) fn write_micros(&self, now: Time) -> u64 {
         self.in_flight
             .as_ref()
             .map_or(0, |write| now.micros_since(write.since))
     }
 
-    /// The process stood still: the write's answer may wait in a queue, so begin to count anew.
+    /// The process stood still: the disk may have answered long ago.
     pub(crate) fn forgive_stall(&mut self, now: Time) {
         if let Some(write) = &mut self.in_flight {
             write.since = now;
         }
     }
 
-    pub(crate) fn ballots_changed(&mut self) {
-        self.ballots_changed = true;
+    pub(crate) fn numbers_changed(&mut self) {
+        self.numbers_changed = true;
     }
 
     pub(crate) fn appended(&mut self, slot: Slot) {
@@ -105,12 +140,46 @@ impl Durable {
     }
 
     pub(crate) fn truncated_from(&mut self, slot: Slot) {
-        self.appended(slot);
+        self.truncate_from = Some(self.truncate_from.map_or(slot, |from| from.min(slot)));
         let kept = slot.previous();
+        self.dirty_from = self.dirty_from.filter(|dirty| *dirty <= kept);
         self.clean_end = self.clean_end.min(kept);
         if let Some(write) = &mut self.in_flight {
             write.end = write.end.min(kept);
         }
+    }
+
+    /// The log is empty, and begins again after a snapshot.
+    pub(crate) fn restarted(&mut self) {
+        self.restart = true;
+        self.truncate_from = None;
+        self.dirty_from = None;
+        self.repairs.clear();
+        self.numbers_changed = true;
+        self.clean_end = Slot::NONE;
+        if let Some(write) = &mut self.in_flight {
+            write.end = Slot::NONE;
+        }
+    }
+
+    /// Everything up to here is in a snapshot, and what followed is forgotten: none of it is
+    /// written any more.
+    pub(crate) fn covered(&mut self, slot: Slot) {
+        self.dirty_from = self.dirty_from.filter(|dirty| *dirty > slot);
+    }
+
+    /// Puts an intact copy of a damaged entry in its place.
+    pub(crate) fn repair(&mut self, entry: Entry) {
+        if !self.is_repairing(entry.slot) && self.repairs.len() < REPAIRS_MAX {
+            self.repairs.push_back(entry);
+        }
+    }
+
+    /// Whether a copy of the entry is on its way to the disk.
+    pub(crate) fn is_repairing(&self, slot: Slot) -> bool {
+        let writing = self.in_flight.as_ref();
+        self.repairs.iter().any(|entry| entry.slot == slot)
+            || writing.is_some_and(|write| write.repaired.contains(&slot))
     }
 
     /// Holds a message until everything that memory says now is durable. Gives it back if it
@@ -147,31 +216,71 @@ impl Durable {
         accepted: Ballot,
         end: Slot,
     ) -> Option<Dirty> {
-        if self.in_flight.is_some() || !self.is_dirty() {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        if !self.repairs.is_empty() {
+            return Some(self.begin_repair(now));
+        }
+        if !self.is_dirty() {
             return None;
         }
         self.last_id = PersistId(self.last_id.0 + 1);
-        let dirty_from = self.dirty_from.take();
-        let truncate_from = dirty_from.filter(|from| *from <= self.written_end);
-        self.written_end = end;
-        self.ballots_changed = false;
+        self.numbers_changed = false;
+        let restart = std::mem::take(&mut self.restart);
+        let truncate_from = self.truncate_from.take();
+        let truncate_from = truncate_from.filter(|from| !restart && *from <= self.written_end);
+        let entries_from = self.dirty_from.take().filter(|from| *from <= end);
+        if restart || truncate_from.is_some() {
+            self.written_end = end;
+        }
+        self.written_end = self.written_end.max(end);
         self.in_flight = Some(InFlight {
             id: self.last_id,
             since: now,
             promised,
             accepted,
             end,
+            repaired: Vec::new(),
             released: std::mem::take(&mut self.waiting),
         });
         Some(Dirty {
             id: self.last_id,
-            truncate_from,
-            entries_from: dirty_from.filter(|from| *from <= end),
+            what: Part::Changes {
+                restart,
+                truncate_from,
+                entries_from,
+            },
         })
     }
 
+    /// A write of nothing but entries to be put back: what else has changed goes into the next one,
+    /// whole.
+    fn begin_repair(&mut self, now: Time) -> Dirty {
+        let mut entries: Vec<Entry> = self.repairs.pop_front().into_iter().collect();
+        while let (Some(last), Some(next)) = (entries.last(), self.repairs.front())
+            && last.slot.next() == next.slot
+        {
+            entries.extend(self.repairs.pop_front());
+        }
+        self.last_id = PersistId(self.last_id.0 + 1);
+        self.in_flight = Some(InFlight {
+            id: self.last_id,
+            since: now,
+            promised: self.promised,
+            accepted: self.accepted,
+            end: self.clean_end,
+            repaired: entries.iter().map(|entry| entry.slot).collect(),
+            released: Vec::new(),
+        });
+        Dirty {
+            id: self.last_id,
+            what: Part::Repair(entries),
+        }
+    }
+
     /// The write is done: what was held for it.
-    pub(crate) fn finish(&mut self, id: PersistId) -> Vec<Held> {
+    pub(crate) fn finish(&mut self, id: PersistId) -> Finished {
         let write = self
             .in_flight
             .take()
@@ -183,11 +292,27 @@ impl Durable {
         self.promised = write.promised;
         self.accepted = write.accepted;
         self.clean_end = write.end;
-        write.released
+        Finished {
+            released: write.released,
+            repaired: write.repaired,
+        }
+    }
+
+    /// Whether memory and store are the same, as far as memory goes.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.in_flight.is_none() && !self.is_dirty() && self.repairs.is_empty()
+    }
+
+    /// Memory holds the log up to `slot` again, as the store does.
+    pub(crate) fn reread(&mut self, slot: Slot) {
+        self.clean_end = slot;
     }
 
     fn is_dirty(&self) -> bool {
-        self.ballots_changed || self.dirty_from.is_some()
+        self.numbers_changed
+            || self.restart
+            || self.dirty_from.is_some()
+            || self.truncate_from.is_some()
     }
 }
 
@@ -195,15 +320,16 @@ impl Durable {
 mod tests {
     use super::*;
     use crate::message::{Accepted, Promise, Standing};
-    use crate::types::ConfirmNumber;
+    use crate::types::{ConfirmNumber, Epoch};
 
     const BALLOT: Ballot = Ballot {
+        epoch: Epoch(1),
         round: 1,
         node: NodeId(2),
     };
 
     fn fresh() -> Durable {
-        Durable::new(Ballot::NONE, Ballot::NONE, Slot::NONE)
+        Durable::new(Ballot::NONE, Ballot::NONE, Slot::NONE, Slot::NONE)
     }
 
     fn acknowledgement(end: u64) -> Held {
@@ -244,16 +370,16 @@ mod tests {
     #[test]
     fn a_message_waits_for_the_write_in_flight_and_for_no_later_one() {
         let mut durable = fresh();
-        durable.ballots_changed();
+        durable.numbers_changed();
         let write = durable
             .begin(Time(0), BALLOT, Ballot::NONE, Slot::NONE)
             .unwrap();
         assert_eq!(durable.hold(promise()), None);
         durable.appended(Slot(1));
         assert_eq!(durable.hold(acknowledgement(1)), None);
-        assert_eq!(durable.finish(write.id), [promise()]);
+        assert_eq!(durable.finish(write.id).released, [promise()]);
         let write = durable.begin(Time(0), BALLOT, BALLOT, Slot(1)).unwrap();
-        assert_eq!(durable.finish(write.id), [acknowledgement(1)]);
+        assert_eq!(durable.finish(write.id).released, [acknowledgement(1)]);
     }
 
     #[test]
@@ -275,7 +401,7 @@ mod tests {
             assert_eq!(durable.hold(acknowledgement(end + 1)), None);
         }
         let write = durable.begin(Time(0), BALLOT, BALLOT, Slot(1)).unwrap();
-        let released = durable.finish(write.id);
+        let released = durable.finish(write.id).released;
         assert_eq!(
             released.iter().filter(|held| **held == promise()).count(),
             1
@@ -290,13 +416,18 @@ mod tests {
         durable.appended(Slot(1));
         let write = durable.begin(Time(0), BALLOT, BALLOT, Slot(3)).unwrap();
         durable.truncated_from(Slot(2));
+        durable.appended(Slot(2));
         durable.finish(write.id);
         assert_eq!(durable.clean_end(), Slot(1));
         let next = durable.begin(Time(0), BALLOT, BALLOT, Slot(2)).unwrap();
-        assert_eq!(
-            (next.truncate_from, next.entries_from),
-            (Some(Slot(2)), Some(Slot(2)))
-        );
+        assert!(matches!(
+            next.what,
+            Part::Changes {
+                truncate_from: Some(Slot(2)),
+                entries_from: Some(Slot(2)),
+                restart: false,
+            }
+        ));
     }
 
     #[test]

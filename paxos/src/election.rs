@@ -11,7 +11,7 @@ use crate::message::{Body, Ping, Pong};
 use crate::types::{Ballot, NodeId, Time};
 
 /// What a replica knows about who leads, and its wish to do so.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Election {
     leader: Option<NodeId>,
     /// When the owner of the ballot promised was last heard.
@@ -77,6 +77,14 @@ impl Election {
         self.campaign_at = None;
     }
 
+    /// Another epoch has begun: its ballots begin again.
+    pub(crate) fn enter_epoch(&mut self, now: Time) {
+        self.start_over();
+        self.highest_round = 0;
+        self.round_ends = now;
+    }
+
+    /// A ballot of the present epoch was heard of.
     pub(crate) fn saw_ballot(&mut self, ballot: Ballot) {
         self.highest_round = self.highest_round.max(ballot.round);
     }
@@ -85,6 +93,7 @@ impl Election {
     pub(crate) fn next_ballot(&self, core: &Core) -> Option<Ballot> {
         let highest = self.highest_round.max(core.acceptor.promised().round);
         Some(Ballot {
+            epoch: core.epoch(),
             round: highest.checked_add(1)?,
             node: core.node,
         })
@@ -144,9 +153,11 @@ impl Election {
 
     /// Plans a campaign if the answers of this round allow one, and drops the plan if not.
     fn evaluate(&mut self, core: &Core) {
-        let able = 1 + self.pongs.values().filter(|pong| pong.disk_ok).count();
+        let able = 1 + self.pongs.values().filter(|pong| pong.can_vote).count();
         let unhappy = self.pongs.values().all(|pong| !pong.happy);
-        if self.asking && unhappy && core.disk_ok() && core.quorum.is_reached_by(able) {
+        // To be elected takes one quorum, to lead the other.
+        let enough = core.quorum.is_prepared_by(able) && core.quorum.is_accepted_by(able);
+        if self.asking && unhappy && core.can_vote() && enough {
             let mut delay = self.jitter.below(core.timing.jitter_micros);
             if self.somebody_has_a_better_log(core) {
                 // It could lead at once, while this replica would first have to fetch.
@@ -160,7 +171,7 @@ impl Election {
 }
 
 /// SplitMix64: all the randomness an election needs.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Jitter(u64);
 
 impl Jitter {

@@ -7,22 +7,24 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::catchup::LoadFor;
 use crate::confirm::Confirm;
 use crate::core::Core;
-use crate::interface::{Output, PeerStatus, ProposeError, Role};
-use crate::limits::{LOAD_BYTES_MAX, PAYLOAD_BYTES_MAX, WINDOW_BYTES_MAX};
+use crate::interface::{Output, PeerStatus, ProposeError, ReconfigureError, Role};
+use crate::limits::{LEARNER_LAG_MAX, PAYLOAD_BYTES_MAX, WINDOW_BYTES_MAX};
+use crate::membership::Membership;
 use crate::message::{Accept, Accepted, Body, Promise, Standing, Sync};
 use crate::planted::Planted;
 use crate::progress::Progress;
-use crate::types::{Ballot, ConfirmNumber, Entry, EntryKind, Leadership, NodeId, Slot, Time};
+use crate::serve;
+use crate::types::{Ballot, ConfirmNumber, Entry, EntryKind, NodeId, Slot, Time};
 
 /// A leadership.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Leader {
-    leadership: Leadership,
-    /// The slot of its first entry. What was adopted lies before it.
-    new_leader: Slot,
+    ballot: Ballot,
+    /// The slot of its first entry. What was adopted lies before it. None if the log that was
+    /// adopted ends its epoch: nothing follows that, so this leadership only completes it.
+    new_leader: Option<Slot>,
     established: bool,
     peers: BTreeMap<NodeId, Progress>,
     confirm: Confirm,
@@ -34,19 +36,20 @@ impl Leader {
     pub(crate) fn begin(core: &mut Core, promises: &BTreeMap<NodeId, Promise>) -> Leader {
         let ballot = core.acceptor.promised();
         let adopted = core.acceptor.log().end();
-        let entry = Entry::new(adopted.next(), ballot, EntryKind::NewLeader, Bytes::new());
-        core.acceptor.append_own(entry);
+        let lax = core.plant.has(Planted::ProposalAfterStop);
+        let stops = core.acceptor.log().stop().is_some() && !lax;
+        if !stops {
+            let entry = Entry::new(adopted.next(), ballot, EntryKind::NewLeader, Bytes::new());
+            core.acceptor.append_own(entry);
+        }
         let progress = |peer: &NodeId| {
             let known = promises.get(peer).map(|promise| promise.decided);
             // Of who has not promised nothing is known: its answer to a heartbeat tells.
             Progress::new(known.unwrap_or(adopted.next()).next(), core.now)
         };
         Leader {
-            leadership: Leadership {
-                epoch: core.epoch,
-                ballot,
-            },
-            new_leader: adopted.next(),
+            ballot,
+            new_leader: (!stops).then_some(adopted.next()),
             established: false,
             peers: core
                 .peers
@@ -60,13 +63,17 @@ impl Leader {
 
     pub(crate) fn role(&self) -> Role {
         Role::Leader {
-            leadership: self.leadership,
+            leadership: self.ballot,
             established: self.established,
         }
     }
 
+    pub(crate) fn is_established(&self) -> bool {
+        self.established
+    }
+
     pub(crate) fn ballot(&self) -> Ballot {
-        self.leadership.ballot
+        self.ballot
     }
 
     pub(crate) fn next_timer(&self) -> Time {
@@ -95,6 +102,9 @@ impl Leader {
             });
         }
         let log = core.acceptor.log();
+        if log.stop().is_some() && !core.plant.has(Planted::ProposalAfterStop) {
+            return Err(ProposeError::Stopping);
+        }
         let full = log.open_slots() >= log.bounds().window_slots
             || log.open_bytes() + payload.len() > WINDOW_BYTES_MAX;
         if full {
@@ -106,12 +116,91 @@ impl Leader {
         Ok(slot)
     }
 
-    pub(crate) fn confirm(&mut self, core: &Core) -> ConfirmNumber {
+    /// Ends the epoch with an entry that names the next one.
+    pub(crate) fn stop(
+        &mut self,
+        core: &mut Core,
+        next: &Membership,
+    ) -> Result<Slot, ReconfigureError> {
+        if core.acceptor.log().stop().is_some() {
+            return Err(ReconfigureError::Stopping);
+        }
+        next.validate()?;
+        let present = &core.membership;
+        if next.members == present.members
+            && next.quorums == present.quorums
+            && next.context == present.context
+        {
+            return Err(ReconfigureError::Unchanged);
+        }
+        let decided = core.acceptor.log().decided();
+        let earliest = Time(
+            core.now
+                .0
+                .saturating_sub(core.timing.leader_timeout_micros * 2),
+        );
+        for node in &next.members {
+            if present.contains(*node) {
+                continue;
+            }
+            if *node <= present.newest {
+                return Err(ReconfigureError::NumberUsed {
+                    node: *node,
+                    newest: present.newest,
+                });
+            }
+            let durable = core.learners.durable(*node, earliest).unwrap_or(Slot::NONE);
+            if durable.0.saturating_add(LEARNER_LAG_MAX) < decided.0 || durable == Slot::NONE {
+                return Err(ReconfigureError::NotCaughtUp {
+                    node: *node,
+                    durable,
+                    decided,
+                });
+            }
+        }
+        let slot = core.acceptor.log().end().next();
+        let entry = Entry::new(slot, self.ballot, EntryKind::Stop, next.encode());
+        core.acceptor.append_own(entry);
+        Ok(slot)
+    }
+
+    /// The number of a confirm round yet to be sent; none once the entry that ends the epoch is in
+    /// the log, because the next epoch's leader may already answer.
+    pub(crate) fn confirm(&mut self, core: &Core) -> Option<ConfirmNumber> {
+        if core.acceptor.log().stop().is_some() && !core.plant.asks_after_stop() {
+            return None;
+        }
         let number = self.confirm.ask();
         if core.plant.has(Planted::OldEchoes) {
-            return ConfirmNumber(number.0 - 1);
+            return Some(ConfirmNumber(number.0 - 1));
         }
-        number
+        Some(number)
+    }
+
+    /// The epoch is over: tells the followers, who cannot be told later.
+    pub(crate) fn farewell(&mut self, core: &mut Core) {
+        for index in 0..core.peers.len() {
+            self.send_heartbeat(core, core.peers[index]);
+        }
+    }
+
+    /// The last slot that every follower has that was heard lately.
+    pub(crate) fn slowest_live(&self, core: &Core) -> Option<Slot> {
+        let timeout = core.timing.leader_timeout_micros;
+        let live = |peer: &&Progress| core.now.micros_since(peer.last_heard) <= timeout;
+        self.peers
+            .values()
+            .filter(live)
+            .map(|peer| peer.persisted)
+            .min()
+    }
+
+    #[cfg(feature = "model")]
+    pub(crate) fn heartbeat_is_due(&mut self, now: Time) {
+        self.next_heartbeat = now;
+        for progress in self.peers.values_mut() {
+            progress.sent_lately = false;
+        }
     }
 
     /// Heartbeats, and whether this leadership can go on.
@@ -130,8 +219,12 @@ impl Leader {
                 continue;
             };
             progress.retry();
+            let far_behind = progress.next < core.acceptor.log().first();
             if !std::mem::take(&mut progress.sent_lately) {
                 self.send_heartbeat(core, peer);
+            }
+            if far_behind {
+                serve::hint(core, peer);
             }
         }
         true
@@ -171,7 +264,14 @@ impl Leader {
         match accepted.standing {
             // Only a late one: a log that came under the ballot stays under it.
             Standing::Unsynced { .. } if progress.synced => {}
-            Standing::Unsynced { .. } => progress.heard(received, settled, accepted.gap),
+            // It has been told, or will be with the next heartbeat.
+            Standing::Unsynced { .. } if progress.lacks_ballot(received) => {}
+            Standing::Unsynced { .. } => {
+                progress.heard(received, settled, accepted.gap);
+                if received == end {
+                    progress.lacks_only_the_ballot();
+                }
+            }
             Standing::Synced { persisted, .. } => {
                 progress.persisted = progress.persisted.max(persisted);
                 if !progress.synced {
@@ -194,18 +294,6 @@ impl Leader {
         }
     }
 
-    /// Entries for a follower came from the store.
-    pub(crate) fn on_loaded(&mut self, node: NodeId, ballot: Ballot, entries: Vec<Entry>) {
-        if let Some(progress) = self.peers.get_mut(&node)
-            && ballot == self.leadership.ballot
-            && entries
-                .first()
-                .is_some_and(|entry| entry.slot == progress.next)
-        {
-            progress.loaded = entries.into();
-        }
-    }
-
     /// Decides what a quorum has made durable, and confirms what a quorum has echoed.
     pub(crate) fn advance(&mut self, core: &mut Core) {
         let ballot = self.ballot();
@@ -216,23 +304,24 @@ impl Leader {
             .unwrap_or(Slot::NONE);
         let mut persisted: Vec<Slot> = self.peers.values().map(|peer| peer.persisted).collect();
         persisted.push(own);
-        let decided = core.quorum.reached(persisted);
+        let decided = core.quorum.accepted(persisted);
         core.acceptor.decide(decided);
         core.apply_decided();
-        let established = core.acceptor.log().decided() >= self.new_leader
-            || core.plant.has(Planted::ConfirmBeforeNewLeader);
+        let decided = core.acceptor.log().decided();
+        let first_decided = self.new_leader.is_some_and(|first| first <= decided);
+        let established = first_decided || core.plant.has(Planted::ConfirmBeforeNewLeader);
         if established && !self.established {
             self.established = true;
             core.announce(self.role());
         }
         let mut echoed: Vec<_> = self.peers.values().map(|peer| peer.echoed).collect();
         echoed.push(self.confirm.sent());
-        self.confirm.reached(core.quorum.reached(echoed));
+        self.confirm.reached(core.quorum.accepted(echoed));
         if self.established
             && let Some(number) = self.confirm.announce()
         {
             core.output(Output::Confirmed {
-                leadership: self.leadership,
+                leadership: self.ballot,
                 number,
             });
         }
@@ -258,7 +347,7 @@ impl Leader {
         let timeout = core.timing.leader_timeout_micros;
         let heard = |peer: &&Progress| core.now.micros_since(peer.last_heard) <= timeout;
         core.quorum
-            .is_reached_by(1 + self.peers.values().filter(heard).count())
+            .is_accepted_by(1 + self.peers.values().filter(heard).count())
     }
 
     fn send_heartbeat(&mut self, core: &mut Core, peer: NodeId) {
@@ -266,7 +355,7 @@ impl Leader {
             return;
         };
         let accept = Accept {
-            ballot: self.leadership.ballot,
+            ballot: self.ballot,
             first: progress.next,
             entries: Vec::new(),
             decided: core.acceptor.log().decided(),
@@ -277,7 +366,7 @@ impl Leader {
 
     /// Sends entries to a peer as long as it may be sent more; whether any were.
     fn send_entries(&mut self, core: &mut Core, peer: NodeId) -> bool {
-        let ballot = self.leadership.ballot;
+        let ballot = self.ballot;
         let confirm = self.confirm.sent();
         let Some(progress) = self.peers.get_mut(&peer) else {
             return false;
@@ -291,18 +380,12 @@ impl Leader {
                 *progress.sync_end.get_or_insert(log.end())
             };
             let first = progress.next;
-            if first > last {
-                break;
-            }
-            let entries = if first < log.first() {
-                log.fitting(progress.loaded.iter())
-            } else {
-                log.message_part(first, last)
-            };
-            let Some(sent) = entries.last().map(|entry| entry.slot) else {
-                let load = LoadFor::Follower { node: peer, ballot };
-                core.load(load, first, last, LOAD_BYTES_MAX);
-                break;
+            let entries = log.message_part(first, last);
+            let sent = match entries.last() {
+                Some(entry) => entry.slot,
+                None if first > last && progress.lacks_ballot(last) => last,
+                // Only what is in memory is sent; with the next heartbeat it is told to ask.
+                None => break,
             };
             let decided = log.decided();
             let end = if core.plant.has(Planted::PartialFirstAccept) {

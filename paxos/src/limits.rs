@@ -42,17 +42,38 @@ pub const TAIL_CACHE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Entries that are kept in memory for the same purpose at most.
 pub const TAIL_CACHE_ENTRIES_MAX: usize = 64 * 1024;
 
-/// Bytes that one request to the store asks for at most (one entry is given in any case).
-pub const LOAD_BYTES_MAX: usize = INFLIGHT_MESSAGES_MAX * MESSAGE_ENTRIES_BYTES_MAX;
-
 /// Most entries of one [`Output::Apply`](crate::Output::Apply).
 pub const APPLY_ENTRIES_MAX: usize = 1024;
+
+/// Bytes of a snapshot in one message.
+pub const CHUNK_BYTES_MAX: usize = 56 * 1024;
+
+/// Bytes of a snapshot that came and are not stored yet at most.
+pub const CHUNKS_UNSTORED_MAX: u64 = 8 * CHUNK_BYTES_MAX as u64;
+
+/// How many entries a node may lack that is to become a member.
+pub const LEARNER_LAG_MAX: u64 = WINDOW_SLOTS_MAX;
+
+/// Nodes without a vote that a replica keeps account of.
+pub const LEARNERS_MAX: usize = 8;
+
+/// Entries before a snapshot that are kept for peers that are a little behind.
+pub const TAIL_SLOTS_MAX: u64 = 16 * 1024;
+
+/// Entries that a leader keeps for a follower that is heard but slow.
+pub const LOG_SLOTS_MAX: u64 = 256 * 1024;
+
+/// Damaged slots that are being repaired at once.
+pub const REPAIRS_MAX: usize = 64;
+
+/// Longest [`Membership::context`](crate::Membership), bytes.
+pub const MEMBERSHIP_CONTEXT_BYTES_MAX: usize = 4 * 1024;
 
 /// Most members of a cell.
 pub const MEMBERS_MAX: usize = 9;
 
 /// The bounds that a simulation may tighten, to reach them with little work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Bounds {
     /// See [`MESSAGE_ENTRIES_BYTES_MAX`]. One entry is sent in any case.
     pub message_entries_bytes: usize,
@@ -60,6 +81,10 @@ pub struct Bounds {
     pub window_slots: u64,
     /// See [`TAIL_CACHE_ENTRIES_MAX`].
     pub tail_cache_entries: usize,
+    /// See [`TAIL_SLOTS_MAX`].
+    pub tail_slots: u64,
+    /// See [`LOG_SLOTS_MAX`].
+    pub log_slots: u64,
 }
 
 impl Default for Bounds {
@@ -68,12 +93,16 @@ impl Default for Bounds {
             message_entries_bytes: MESSAGE_ENTRIES_BYTES_MAX,
             window_slots: WINDOW_SLOTS_MAX,
             tail_cache_entries: TAIL_CACHE_ENTRIES_MAX,
+            tail_slots: TAIL_SLOTS_MAX,
+            log_slots: LOG_SLOTS_MAX,
         }
     }
 }
 
 const _: () = assert!(PAYLOAD_BYTES_MAX + ENTRY_OVERHEAD_BYTES <= MESSAGE_ENTRIES_BYTES_MAX);
 const _: () = assert!(PAYLOAD_BYTES_MAX <= WINDOW_BYTES_MAX);
+const _: () = assert!(CHUNK_BYTES_MAX + MESSAGE_OVERHEAD_BYTES <= MESSAGE_BYTES_MAX);
+const _: () = assert!(MEMBERSHIP_CONTEXT_BYTES_MAX + 1024 <= PAYLOAD_BYTES_MAX);
 const _: () = assert!(WINDOW_SLOTS_MAX < OPEN_SLOTS_MAX);
 const _: () = assert!(INFLIGHT_MESSAGES_MAX > 0 && INFLIGHT_CONFIRMS_MAX > 0);
 const _: () = assert!(MESSAGE_ENTRIES_MAX > 0 && APPLY_ENTRIES_MAX > 0);

@@ -5,15 +5,17 @@
 use std::collections::VecDeque;
 
 use crate::limits::{Bounds, ENTRY_OVERHEAD_BYTES, MESSAGE_ENTRIES_MAX, TAIL_CACHE_BYTES_MAX};
-use crate::types::{Ballot, Entry, Slot};
+use crate::types::{Ballot, Entry, EntryKind, Slot};
 
 /// A contiguous end of the log.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Log {
     /// The slot of the first entry in memory, or the one after `end` if there is none.
     first: Slot,
     entries: VecDeque<Entry>,
     decided: Slot,
+    /// Where the present epoch ends, if its last entry is in the log.
+    stop: Option<Slot>,
     bytes: usize,
     open_bytes: usize,
     bounds: Bounds,
@@ -25,6 +27,7 @@ impl Log {
             first: decided.next(),
             entries: VecDeque::new(),
             decided,
+            stop: None,
             bytes: 0,
             open_bytes: 0,
             bounds: Bounds::default(),
@@ -59,6 +62,25 @@ impl Log {
         self.end().0 - self.decided.0
     }
 
+    /// The slot of the entry that ends the present epoch, decided or not.
+    pub(crate) fn stop(&self) -> Option<Slot> {
+        self.stop
+    }
+
+    /// The epoch that the stop entry ended is over.
+    pub(crate) fn forget_stop(&mut self) {
+        self.stop = None;
+    }
+
+    /// Everything up to `decided` is known by other means: the log is empty and begins after it.
+    pub(crate) fn restart(&mut self, decided: Slot) {
+        assert!(decided > self.decided, "a log restarts further on only");
+        *self = Log {
+            bounds: self.bounds,
+            ..Log::new(decided, Vec::new())
+        };
+    }
+
     /// Bytes of the undecided entries.
     pub(crate) fn open_bytes(&self) -> usize {
         self.open_bytes
@@ -78,6 +100,9 @@ impl Log {
         assert_eq!(entry.slot, self.end().next(), "the log is contiguous");
         self.bytes += size(&entry);
         self.open_bytes += size(&entry);
+        if entry.kind == EntryKind::Stop {
+            self.stop = Some(entry.slot);
+        }
         self.entries.push_back(entry);
     }
 
@@ -92,6 +117,7 @@ impl Log {
             self.bytes -= size(&removed);
             self.open_bytes -= size(&removed);
         }
+        self.stop = self.stop.filter(|stop| *stop < from);
     }
 
     /// Marks everything up to `to` as decided; the entries that were not before.

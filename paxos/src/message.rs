@@ -4,19 +4,21 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::limits::MESSAGE_BYTES_MAX;
-use crate::types::{Ballot, ConfirmNumber, Entry, Epoch, Slot};
+use bytes::Bytes;
+
+use crate::types::{Ballot, ConfirmNumber, Entry, Epoch, Slot, SnapshotMeta};
 
 /// A message: the membership it was sent under, and what it says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Message {
-    /// A replica of another epoch drops it.
+    /// The newest membership that the sender knows. Who knows less asks it for the log.
     pub epoch: Epoch,
     /// What it says.
     pub body: Body,
 }
 
 /// What a message says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Body {
     /// A candidate asks for a promise.
     Prepare(Prepare),
@@ -38,17 +40,90 @@ pub enum Body {
     Ping(Ping),
     /// The answer to a [`Ping`].
     Pong(Pong),
+    /// What the receiver lacks is not in the sender's memory: it may ask for it.
+    Behind(Behind),
+    /// A replica that is behind, or has no vote, or whose disk damaged something, asks for decided
+    /// entries.
+    Learn(Learn),
+    /// Decided entries.
+    Learned(Learned),
+    /// What was asked for has been cut off the log: it is in this snapshot.
+    Offer(Offer),
+    /// Asks for a part of a snapshot.
+    FetchChunk(FetchChunk),
+    /// A part of a snapshot.
+    Chunk(Chunk),
+    /// The receiver is not a member any more.
+    Removed,
+}
+
+/// See [`Body::Behind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Behind {
+    /// What the sender knows to be decided.
+    pub decided: Slot,
+}
+
+/// See [`Body::Learn`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Learn {
+    /// The first slot wanted.
+    pub first: Slot,
+    /// The last slot wanted. The answer may end before it.
+    pub last: Slot,
+    /// Up to here the asker has the decided log durably.
+    pub durable: Slot,
+}
+
+/// See [`Body::Learned`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Learned {
+    /// Contiguous from the first slot asked for, all decided. None if there are none yet.
+    pub entries: Vec<Entry>,
+    /// What the sender knows to be decided.
+    pub decided: Slot,
+}
+
+/// See [`Body::Offer`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Offer {
+    /// The sender's newest snapshot.
+    pub meta: SnapshotMeta,
+}
+
+/// See [`Body::FetchChunk`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FetchChunk {
+    /// The snapshot's slot.
+    pub slot: Slot,
+    /// Its checksum: snapshots of the same slot need not be made of the same bytes.
+    pub crc: u32,
+    /// Where the part begins, bytes.
+    pub offset: u64,
+}
+
+/// See [`Body::Chunk`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Chunk {
+    /// The snapshot's slot.
+    pub slot: Slot,
+    /// Its checksum.
+    pub crc: u32,
+    /// Where the part begins, bytes.
+    pub offset: u64,
+    /// The part. None if the sender has another snapshot by now: ask again from the log.
+    pub bytes: Bytes,
 }
 
 /// See [`Body::Prepare`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Prepare {
     /// The candidate's ballot, which it has itself durably promised.
     pub ballot: Ballot,
 }
 
 /// See [`Body::Promise`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Promise {
     /// What is promised: to accept nothing below this.
     pub ballot: Ballot,
@@ -61,7 +136,7 @@ pub struct Promise {
 }
 
 /// See [`Body::Fetch`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Fetch {
     /// The candidate's ballot.
     pub ballot: Ballot,
@@ -74,7 +149,7 @@ pub struct Fetch {
 }
 
 /// See [`Body::Entries`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Entries {
     /// The candidate's ballot.
     pub ballot: Ballot,
@@ -83,7 +158,7 @@ pub struct Entries {
 }
 
 /// See [`Body::Sync`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Sync {
     /// The leader's ballot.
     pub ballot: Ballot,
@@ -100,7 +175,7 @@ pub struct Sync {
 }
 
 /// See [`Body::Accept`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Accept {
     /// The leader's ballot.
     pub ballot: Ballot,
@@ -115,7 +190,7 @@ pub struct Accept {
 }
 
 /// See [`Body::Accepted`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Accepted {
     /// The leader's ballot, promised.
     pub ballot: Ballot,
@@ -128,7 +203,7 @@ pub struct Accepted {
 }
 
 /// How a follower's log stands under a leader's ballot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Standing {
     /// Still under an older ballot.
     Unsynced {
@@ -145,7 +220,7 @@ pub enum Standing {
 }
 
 /// See [`Body::Reject`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Reject {
     /// What was refused.
     pub ballot: Ballot,
@@ -154,14 +229,14 @@ pub struct Reject {
 }
 
 /// See [`Body::Ping`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Ping {
     /// Given back in the answer, so that a late one is not taken for a new one.
     pub round: u64,
 }
 
 /// See [`Body::Pong`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Pong {
     /// The round of the [`Ping`].
     pub round: u64,
@@ -173,8 +248,9 @@ pub struct Pong {
     pub end: Slot,
     /// Whether the sender leads or hears a leader.
     pub happy: bool,
-    /// Whether the sender's disk answers in time, without which it could not promise.
-    pub disk_ok: bool,
+    /// Whether the sender's disk answers in time and has kept what was acknowledged, without which
+    /// it could not promise.
+    pub can_vote: bool,
 }
 
 /// Why bytes are no message.

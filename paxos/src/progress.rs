@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 
 use crate::limits::INFLIGHT_MESSAGES_MAX;
-use crate::types::{ConfirmNumber, Entry, Slot, Time};
+use crate::types::{ConfirmNumber, Slot, Time};
 
 /// One follower, seen from its leader.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "model"), derive(Hash))]
 pub(crate) struct Progress {
     /// Its log has come under the leader's ballot.
     pub(crate) synced: bool,
@@ -21,12 +22,10 @@ pub(crate) struct Progress {
     pub(crate) last_heard: Time,
     /// Something was sent to it since the last heartbeat was due.
     pub(crate) sent_lately: bool,
-    /// Entries that came from the store, to be sent next.
-    pub(crate) loaded: VecDeque<Entry>,
     mode: Mode,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Mode {
     /// What it has is not known for sure: one message at a time, sent again with every heartbeat.
     Probe { start: Slot, sent: bool },
@@ -44,7 +43,6 @@ impl Progress {
             echoed: ConfirmNumber(0),
             last_heard: now,
             sent_lately: false,
-            loaded: VecDeque::new(),
             mode: Mode::Probe {
                 start: next,
                 sent: false,
@@ -62,9 +60,6 @@ impl Progress {
     /// Entries up to `last` were sent.
     pub(crate) fn sent(&mut self, last: Slot) {
         self.next = last.next();
-        while self.loaded.front().is_some_and(|entry| entry.slot <= last) {
-            self.loaded.pop_front();
-        }
         match &mut self.mode {
             Mode::Probe { sent, .. } => *sent = true,
             Mode::Replicate { inflight } => inflight.push_back(last),
@@ -79,7 +74,10 @@ impl Progress {
                 while inflight.front().is_some_and(|last| *last <= settled) {
                     inflight.pop_front();
                 }
-                if gap && received.next() < self.next {
+                if received >= self.next {
+                    // It has learnt from others what it was not sent.
+                    self.replicate_from(received.next());
+                } else if gap && received.next() < self.next {
                     self.probe_from(received.next());
                 }
             }
@@ -100,6 +98,18 @@ impl Progress {
         self.replicate_from(received.next());
     }
 
+    /// It has all entries and its log is still an older ballot's: it learnt them from others. One
+    /// message without entries brings it under the ballot; that may be lost too.
+    pub(crate) fn lacks_only_the_ballot(&mut self) {
+        self.probe_from(self.next);
+    }
+
+    /// Whether a message without entries is worth sending: see `lacks_only_the_ballot`.
+    pub(crate) fn lacks_ballot(&self, end: Slot) -> bool {
+        let probing = matches!(self.mode, Mode::Probe { start, .. } if start == end.next());
+        !self.synced && probing
+    }
+
     /// A heartbeat is due: what a probe sent may be lost, so it is sent again.
     pub(crate) fn retry(&mut self) {
         if let Mode::Probe { start, sent: true } = self.mode {
@@ -115,7 +125,7 @@ impl Progress {
 
     fn replicate_from(&mut self, next: Slot) {
         self.next = next;
-        self.loaded.clear();
+        self.sync_end = self.sync_end.filter(|end| *end >= next);
         self.mode = Mode::Replicate {
             inflight: VecDeque::new(),
         };
@@ -124,11 +134,24 @@ impl Progress {
     fn probe_from(&mut self, next: Slot) {
         self.next = next;
         self.sync_end = None;
-        self.loaded.clear();
         self.mode = Mode::Probe {
             start: next,
             sent: false,
         };
+    }
+}
+
+/// Not how many messages are on their way, since no model has as many slots as there may be; nor
+/// what the next heartbeat would leave out, since a checker's heartbeats leave out nothing.
+#[cfg(feature = "model")]
+impl std::hash::Hash for Progress {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        let probing = match self.mode {
+            Mode::Probe { start, sent } => Some((start, sent)),
+            Mode::Replicate { .. } => None,
+        };
+        (self.synced, self.persisted, self.next, self.sync_end).hash(state);
+        (self.echoed, probing).hash(state);
     }
 }
 

@@ -2,33 +2,41 @@
 //!
 //! Dispatch only; what the parts do is in their files.
 
+use std::cmp::Ordering;
+
 use bytes::Bytes;
 
 use crate::candidate::Candidate;
-use crate::catchup::LoadFor;
 use crate::core::Core;
 use crate::election::Election;
+use crate::epoch::Removal;
 use crate::interface::{Config, ConfigError, Input, NotLeader, Output, ProposeError, Role, Status};
 use crate::leader::Leader;
-use crate::limits::MESSAGE_ENTRIES_BYTES_MAX;
-use crate::message::{Body, Entries, Fetch, Message, Ping, Pong, Reject};
-#[cfg(feature = "sim")]
+use crate::learn::Learning;
+use crate::message::{Body, Entries, Fetch, Message, Ping, Pong, Prepare, Reject};
 use crate::planted::Planted;
-use crate::types::{
-    Ballot, ConfirmNumber, Entry, LoadId, NodeId, PersistId, Recovered, Slot, Time,
-};
-use crate::validate::is_sound;
+use crate::serve;
+use crate::types::{Ballot, ConfirmNumber, NodeId, PersistId, Recovered, Slot, SnapshotMeta, Time};
+use crate::validate::{epoch_of, is_sound};
+
+#[cfg(feature = "model")]
+mod model;
 
 /// One replica of the log. It does nothing by itself: hand it inputs, then drain its outputs.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "model"), derive(Hash))]
 pub struct Replica {
-    core: Core,
-    election: Election,
-    state: State,
+    pub(crate) core: Core,
+    pub(crate) election: Election,
+    pub(crate) learning: Learning,
+    pub(crate) removal: Option<Removal>,
+    pub(crate) state: State,
+    /// What the disk had damaged, until all of it is replaced.
+    damaged: Option<Slot>,
 }
 
-#[derive(Debug)]
-enum State {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum State {
     Follower,
     Candidate(Candidate),
     Leader(Leader),
@@ -42,9 +50,16 @@ impl Replica {
     /// If the configuration contradicts itself or what was recovered.
     pub fn new(config: Config, recovered: Recovered, now: Time) -> Result<Replica, ConfigError> {
         config.validate(&recovered)?;
+        let mut core = Core::new(&config, recovered, now);
+        let removed = core.membership.has_removed(core.node);
+        let epoch = core.epoch();
+        let removal = removed.then(|| Removal::begin(&mut core, epoch));
         Ok(Replica {
-            core: Core::new(&config, recovered, now),
+            damaged: core.acceptor.damaged(),
+            learning: Learning::new(now, core.acceptor.log().end()),
+            core,
             election: Election::new(now, config.seed),
+            removal,
             state: State::Follower,
         })
     }
@@ -54,6 +69,7 @@ impl Replica {
     pub fn plant(&mut self, bug: Planted) {
         let plant = crate::planted::Plant::new(bug);
         self.core.plant = plant;
+        self.core.weaken_quorum();
         self.core.acceptor.plant(plant);
     }
 
@@ -70,13 +86,27 @@ impl Replica {
         match input {
             Input::Tick => {}
             Input::Message { from, message } => {
-                if is_sound(&self.core, from, &message) {
+                if is_sound(&self.core, from, &message) && self.is_for_this_epoch(from, &message) {
                     self.on_message(from, message);
                 }
             }
             Input::Persisted(id) => self.on_persisted(id),
-            Input::Loaded { id, entries } => self.on_loaded(id, entries),
+            Input::Loaded { id, entries } => serve::on_loaded(&mut self.core, id, &entries),
+            Input::Damaged(slot) => self.learning.note_damaged(&mut self.core, slot),
+            Input::SnapshotTaken(meta) => self.on_snapshot_taken(meta),
+            Input::ChunkLoaded { id, bytes } => serve::on_chunk_loaded(&mut self.core, id, bytes),
+            Input::ChunkStored { meta, stored } => {
+                self.learning.on_chunk_stored(&mut self.core, &meta, stored);
+            }
+            Input::SnapshotReady(meta) => {
+                if self.learning.on_ready(&meta) {
+                    self.on_snapshot_ready(meta);
+                }
+            }
         }
+        self.change_epoch();
+        self.learning.reread(&mut self.core);
+        self.tell_repaired();
         self.tick();
         self.core.announce(self.role());
     }
@@ -101,12 +131,12 @@ impl Replica {
     ///
     /// # Errors
     ///
-    /// If this replica does not lead.
+    /// If this replica does not lead, or the epoch that it leads is about to end.
     pub fn confirm(&mut self, now: Time) -> Result<ConfirmNumber, NotLeader> {
         self.pass_time(now);
         let leader = self.election.leader();
         match &mut self.state {
-            State::Leader(state) => Ok(state.confirm(&self.core)),
+            State::Leader(state) => state.confirm(&self.core).ok_or(NotLeader { leader: None }),
             _ => Err(NotLeader { leader }),
         }
     }
@@ -129,17 +159,21 @@ impl Replica {
     /// When to hand in [`Input::Tick`] at the latest.
     #[must_use]
     pub fn next_timer(&self) -> Time {
-        match &self.state {
+        let role = match &self.state {
+            State::Follower if !self.core.is_member() => Time(u64::MAX),
             State::Follower => self.election.next_timer(&self.core),
             State::Candidate(candidate) => candidate.next_timer(),
             State::Leader(leader) => leader.next_timer(),
-        }
+        };
+        let learning = self.learning.next_timer(&self.core);
+        learning.map_or(role, |learning| learning.min(role))
     }
 
     /// What this replica is now.
     #[must_use]
     pub fn role(&self) -> Role {
         match &self.state {
+            State::Follower if !self.core.is_member() => Role::Learner,
             State::Follower => Role::Follower {
                 leader: self.election.leader(),
             },
@@ -156,6 +190,10 @@ impl Replica {
             role: self.role(),
             promised: acceptor.promised(),
             ballot: acceptor.accepted(),
+            membership: self.core.membership.clone(),
+            snapshot: acceptor.snapshot().cloned(),
+            damaged: acceptor.damaged(),
+            learners: self.core.learners.all(),
             first: acceptor.log().first(),
             end: acceptor.log().end(),
             decided: acceptor.log().decided(),
@@ -174,7 +212,7 @@ impl Replica {
         !self.core.acceptor.durable().is_writing()
     }
 
-    fn pass_time(&mut self, now: Time) {
+    pub(crate) fn pass_time(&mut self, now: Time) {
         let stalled = now.micros_since(self.core.now) > self.core.timing.leader_timeout_micros / 2;
         self.core.now = self.core.now.max(now);
         if stalled {
@@ -188,6 +226,7 @@ impl Replica {
     fn tick(&mut self) {
         let core = &mut self.core;
         let goes_on = match &mut self.state {
+            State::Follower if !core.is_member() => true,
             State::Follower => {
                 if self.election.tick(core) {
                     self.campaign();
@@ -200,9 +239,19 @@ impl Replica {
         if !goes_on {
             self.step_down();
         }
+        self.learning.tick(&mut self.core);
     }
 
-    fn campaign(&mut self) {
+    /// Tells when what the disk had damaged is whole again, and durable.
+    fn tell_repaired(&mut self) {
+        let acceptor = &self.core.acceptor;
+        let whole = acceptor.damaged().is_none() && acceptor.durable().is_clean();
+        if let Some(slot) = self.damaged.take_if(|_| whole) {
+            self.core.output(Output::Repaired(slot));
+        }
+    }
+
+    pub(crate) fn campaign(&mut self) {
         let Some(ballot) = self.election.next_ballot(&self.core) else {
             return;
         };
@@ -210,7 +259,7 @@ impl Replica {
         self.state = State::Candidate(Candidate::begin(&mut self.core, ballot));
     }
 
-    fn step_down(&mut self) {
+    pub(crate) fn step_down(&mut self) {
         if !matches!(self.state, State::Follower) {
             self.state = State::Follower;
             self.election.start_over();
@@ -218,18 +267,53 @@ impl Replica {
         self.core.announce(self.role());
     }
 
+    /// Whether a message may be acted on under the present membership. Who is behind is told, and
+    /// who is ahead is asked.
+    fn is_for_this_epoch(&mut self, from: NodeId, message: &Message) -> bool {
+        let Some(epoch) = epoch_of(message) else {
+            return true;
+        };
+        match epoch.cmp(&self.core.epoch()) {
+            Ordering::Less => self.answer_outdated(from),
+            Ordering::Equal => return self.core.is_member() && self.core.peers.contains(&from),
+            Ordering::Greater => self.learning.offered(&mut self.core, from),
+        }
+        false
+    }
+
     fn on_message(&mut self, from: NodeId, message: Message) {
+        let core = &mut self.core;
         match message.body {
-            Body::Prepare(prepare) => {
-                if self.admit(from, prepare.ballot)
-                    && self.core.acceptor.accepted() != prepare.ballot
-                {
-                    self.core.plant.promised_when_asked(prepare.ballot);
-                    self.election.heard(self.core.now, None);
-                    let promise = self.core.acceptor.describe();
-                    self.core.send_when_durable(from, Body::Promise(promise));
+            Body::Prepare(prepare) => self.on_prepare(from, prepare),
+            Body::Behind(behind) => {
+                if behind.decided > core.acceptor.log().decided() {
+                    self.learning.offered(core, from);
                 }
             }
+            Body::Learn(learn) => serve::on_learn(core, from, learn),
+            Body::Learned(learned) => {
+                if let State::Candidate(candidate) = &mut self.state {
+                    let leader = candidate.on_learned(core, from, learned);
+                    self.lead(leader);
+                } else {
+                    self.learning.on_learned(core, from, learned);
+                    self.give_way();
+                }
+            }
+            Body::Offer(offer) => {
+                if let State::Candidate(candidate) = &self.state
+                    && candidate.adopts_from(from)
+                {
+                    // What it lacks is in no log: it has to catch up before it can lead.
+                    self.step_down();
+                    self.learning.offered(&mut self.core, from);
+                } else {
+                    self.learning.on_offer(core, from, offer);
+                }
+            }
+            Body::FetchChunk(fetch) => serve::on_fetch_chunk(core, from, fetch),
+            Body::Chunk(chunk) => self.learning.on_chunk(core, from, chunk),
+            Body::Removed => self.on_removed(from, message.epoch),
             Body::Sync(sync) => {
                 if self.admit_leader(from, sync.ballot) {
                     let answer = self.core.acceptor.on_sync(sync);
@@ -265,6 +349,31 @@ impl Replica {
             Body::Reject(reject) => self.on_reject(reject),
             Body::Ping(ping) => self.on_ping(from, ping),
             Body::Pong(pong) => self.election.on_pong(&self.core, from, pong),
+        }
+    }
+
+    /// A leader that learns what a later one decided is none any more.
+    fn give_way(&mut self) {
+        let log = self.core.acceptor.log();
+        if let State::Leader(leader) = &self.state
+            && log.origin(log.decided()) > Some(leader.ballot())
+            && !self.core.plant.has(Planted::DeposedGoesOn)
+        {
+            self.step_down();
+        }
+    }
+
+    fn on_prepare(&mut self, from: NodeId, prepare: Prepare) {
+        let lax = self.core.plant.has(Planted::DamagedPromises);
+        if self.core.acceptor.damaged().is_some() && !lax {
+            // It could not say what it accepted. Who leads without it brings its log in order.
+            return;
+        }
+        if self.admit(from, prepare.ballot) && self.core.acceptor.accepted() != prepare.ballot {
+            self.core.plant.promised_when_asked(prepare.ballot);
+            self.election.heard(self.core.now, None);
+            let promise = self.core.acceptor.describe();
+            self.core.send_when_durable(from, Body::Promise(promise));
         }
     }
 
@@ -311,18 +420,10 @@ impl Replica {
             return;
         }
         let entries = log.message_part(fetch.first, last);
-        if entries.is_empty() {
-            let load = LoadFor::Candidate { node: from, fetch };
+        if !entries.is_empty() {
+            let ballot = fetch.ballot;
             self.core
-                .load(load, fetch.first, last, MESSAGE_ENTRIES_BYTES_MAX);
-        } else {
-            self.core.send(
-                from,
-                Body::Entries(Entries {
-                    ballot: fetch.ballot,
-                    entries,
-                }),
-            );
+                .send(from, Body::Entries(Entries { ballot, entries }));
         }
     }
 
@@ -356,14 +457,19 @@ impl Replica {
             accepted: self.core.acceptor.accepted(),
             end: self.core.acceptor.log().end(),
             happy,
-            disk_ok: self.core.disk_ok(),
+            can_vote: self.core.can_vote(),
         };
         self.core.send(from, Body::Pong(pong));
     }
 
     fn on_persisted(&mut self, id: PersistId) {
-        for (to, body) in self.core.acceptor.end_write(id) {
+        let finished = self.core.acceptor.end_write(id);
+        for (to, body) in finished.released {
             self.core.send(to, body);
+        }
+        for slot in finished.repaired {
+            self.learning.repaired(slot);
+            self.core.output(Output::Repaired(slot));
         }
         match &mut self.state {
             State::Follower => {}
@@ -373,22 +479,43 @@ impl Replica {
             }
             State::Leader(leader) => leader.advance(&mut self.core),
         }
+        self.learning.go_on(&mut self.core);
     }
 
-    fn on_loaded(&mut self, id: LoadId, entries: Vec<Entry>) {
-        match self.core.loads.finish(id, &entries) {
-            Some(LoadFor::Follower { node, ballot }) => {
-                if let State::Leader(leader) = &mut self.state {
-                    leader.on_loaded(node, ballot, entries);
-                }
-            }
-            Some(LoadFor::Candidate { node, fetch }) if self.still_serves(&fetch) => {
-                let ballot = fetch.ballot;
-                let entries = self.core.acceptor.log().fitting(entries.iter());
-                self.core
-                    .send(node, Body::Entries(Entries { ballot, entries }));
-            }
-            Some(LoadFor::Candidate { .. }) | None => {}
+    fn on_snapshot_ready(&mut self, meta: SnapshotMeta) {
+        let newer = meta.slot > self.core.acceptor.log().decided();
+        if newer || self.core.plant.has(Planted::OlderSnapshot) {
+            self.install(meta);
+        } else {
+            self.on_snapshot_taken(meta);
+        }
+    }
+
+    /// The log may be cut behind a snapshot, but for a tail for those who are a little behind, and
+    /// on a leader for what its slowest follower still lacks.
+    fn on_snapshot_taken(&mut self, meta: SnapshotMeta) {
+        let acceptor = &self.core.acceptor;
+        let newer = acceptor.snapshot().is_none_or(|old| old.slot < meta.slot);
+        let log = acceptor.log();
+        if !newer || meta.slot > log.decided().min(acceptor.durable().clean_end()) {
+            return;
+        }
+        let bounds = log.bounds();
+        let tail = Slot(log.decided().0.saturating_sub(bounds.tail_slots));
+        let cap = Slot(log.decided().0.saturating_sub(bounds.log_slots));
+        let mut keep_after = meta.slot.min(tail);
+        if let State::Leader(leader) = &self.state
+            && let Some(slowest) = leader.slowest_live(&self.core)
+        {
+            keep_after = keep_after.min(slowest.max(cap));
+        }
+        // Of damaged entries that it contains none is needed any more.
+        if let Some(damaged) = self.learning.damaged_up_to(meta.slot) {
+            keep_after = keep_after.max(damaged);
+        }
+        self.core.acceptor.snapshot_taken(meta, keep_after.next());
+        for slot in self.learning.dispense_with(keep_after) {
+            self.core.output(Output::Repaired(slot));
         }
     }
 }

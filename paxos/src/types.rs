@@ -7,6 +7,8 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::membership::Membership;
+
 /// A member of the cell, by its number.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -36,13 +38,17 @@ impl Slot {
     }
 }
 
-/// A numbered attempt to lead, totally ordered: first by round, then by node.
+/// A numbered attempt to lead, totally ordered: first by epoch, then by round, then by node.
 ///
-/// Each is used by one leadership only, and comparable only within one [`Epoch`].
+/// Each is used by one leadership only, so it is also a leadership's name. Rounds begin again in
+/// each [`Epoch`]; because the epoch comes first, a ballot of a later membership is above every
+/// ballot of an earlier one.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct Ballot {
+    /// The membership it is for.
+    pub epoch: Epoch,
     /// Rises with every attempt.
     pub round: u64,
     /// Who attempts.
@@ -51,10 +57,18 @@ pub struct Ballot {
 
 impl Ballot {
     /// Below every ballot that anyone campaigns with.
-    pub const NONE: Ballot = Ballot {
-        round: 0,
-        node: NodeId(0),
-    };
+    pub const NONE: Ballot = Ballot::floor(Epoch(0));
+
+    /// Below every ballot of `epoch` and above every ballot of the epochs before it. Who enters an
+    /// epoch promises this.
+    #[must_use]
+    pub const fn floor(epoch: Epoch) -> Ballot {
+        Ballot {
+            epoch,
+            round: 0,
+            node: NodeId(0),
+        }
+    }
 }
 
 /// One membership of the cell.
@@ -66,17 +80,12 @@ pub struct Epoch(pub u32);
 impl Epoch {
     /// The membership that a cell is created with.
     pub const FIRST: Epoch = Epoch(1);
-}
 
-/// The identity of a leadership. A ballot alone would not do: ballots begin again in each epoch.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-pub struct Leadership {
-    /// The membership it leads.
-    pub epoch: Epoch,
-    /// Its ballot, which names the node too.
-    pub ballot: Ballot,
+    /// The membership after this one.
+    #[must_use]
+    pub fn next(self) -> Epoch {
+        Epoch(self.0.saturating_add(1))
+    }
 }
 
 /// Microseconds since an arbitrary origin, on a monotonic clock that goes on during suspend.
@@ -139,6 +148,8 @@ pub enum EntryKind {
     NewLeader,
     /// A payload that the driver proposed.
     Command,
+    /// The last entry of its epoch. Its payload is the encoded [`Membership`] of the next one.
+    Stop,
 }
 
 impl EntryKind {
@@ -148,6 +159,7 @@ impl EntryKind {
         match self {
             EntryKind::NewLeader => 1,
             EntryKind::Command => 2,
+            EntryKind::Stop => 3,
         }
     }
 
@@ -157,6 +169,7 @@ impl EntryKind {
         match tag {
             1 => Some(EntryKind::NewLeader),
             2 => Some(EntryKind::Command),
+            3 => Some(EntryKind::Stop),
             _ => None,
         }
     }
@@ -166,7 +179,7 @@ impl EntryKind {
 ///
 /// (slot, origin) is its identity: a ballot belongs to one leadership, which puts one value into a
 /// slot, and an entry that a later leader adopts keeps its origin.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Entry {
     /// Its place.
     pub slot: Slot,
@@ -215,11 +228,12 @@ impl fmt::Debug for Entry {
 }
 
 fn checksum(slot: Slot, origin: Ballot, kind: EntryKind, payload: &[u8]) -> u32 {
-    let mut head = [0u8; 25];
+    let mut head = [0u8; 29];
     head[0..8].copy_from_slice(&slot.0.to_le_bytes());
     head[8..16].copy_from_slice(&origin.round.to_le_bytes());
     head[16..24].copy_from_slice(&origin.node.0.to_le_bytes());
-    head[24] = kind.tag();
+    head[24..28].copy_from_slice(&origin.epoch.0.to_le_bytes());
+    head[28] = kind.tag();
     crc32c::crc32c_append(crc32c::crc32c(&head), payload)
 }
 
@@ -230,15 +244,28 @@ fn checksum(slot: Slot, origin: Ballot, kind: EntryKind, payload: &[u8]) -> u32 
 pub struct ConfirmNumber(pub u64);
 
 /// Names a [`WriteBatch`] in flight.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(not(feature = "model"), derive(Hash))]
 pub struct PersistId(pub u64);
 
 /// Names a request to load entries from the store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(not(feature = "model"), derive(Hash))]
 pub struct LoadId(pub u64);
 
-/// What one transaction makes durable, all or nothing, with one sync.
-#[derive(Clone, Debug, PartialEq, Eq)]
+// To a model checker the names of requests say nothing: states that differ only in them are one.
+#[cfg(feature = "model")]
+impl std::hash::Hash for PersistId {
+    fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
+}
+
+#[cfg(feature = "model")]
+impl std::hash::Hash for LoadId {
+    fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
+}
+
+/// What one write makes durable, all or nothing, with one sync.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WriteBatch {
     /// Given back in `Input::Persisted`.
     pub id: PersistId,
@@ -246,42 +273,76 @@ pub struct WriteBatch {
     pub promised: Option<Ballot>,
     /// The ballot of the whole log as it is after this batch, if it changed.
     pub accepted: Option<Ballot>,
+    /// The membership, if the node entered another epoch.
+    pub membership: Option<Membership>,
+    /// A snapshot, already durable and checked, that the log may be cut behind. If it lies beyond
+    /// the end of the log, or `restart` is set, the log restarts empty at the slot after it.
+    pub snapshot: Option<SnapshotMeta>,
+    /// Remove the whole log first: it begins again after `snapshot`.
+    pub restart: bool,
+    /// Entries before this slot are not needed any more. A store may keep some of them.
+    pub keep_from: Slot,
     /// Remove this slot and all after it before the entries are written.
     pub truncate_from: Option<Slot>,
-    /// Contiguous, and beginning right after what is left of the log.
+    /// Contiguous. The first follows what is left of the log, or, to repair damaged entries, lies
+    /// within it: those after the last one then stay.
     pub entries: Vec<Entry>,
     /// Everything up to here is known to be decided. A hint: it may lag, but never lead.
     pub decided: Slot,
 }
 
+/// A state of the cell, written to a file of its own: what all decided entries up to `slot` made.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SnapshotMeta {
+    /// The last slot whose entry is in it.
+    pub slot: Slot,
+    /// The ballot under which that entry was first proposed; with the slot, its identity.
+    pub origin: Ballot,
+    /// The membership after that entry.
+    pub membership: Membership,
+    /// Length of the state, bytes.
+    pub bytes: u64,
+    /// CRC-32C of the state.
+    pub crc: u32,
+}
+
 /// What a store remembers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Recovered {
-    /// The membership that `members` is.
-    pub epoch: Epoch,
-    /// The cell's nodes, in order, this one included.
-    pub members: Vec<NodeId>,
+    /// Who votes, as far as this node knows.
+    pub membership: Membership,
     /// Nothing below this ballot may be accepted.
     pub promised: Ballot,
     /// The ballot under which the log as a whole was last accepted.
     pub accepted: Ballot,
-    /// Everything up to here is decided; the driver replays 1..=decided from the store itself.
+    /// The newest snapshot; the driver loads its file.
+    pub snapshot: Option<SnapshotMeta>,
+    /// The first slot of the log; entries before it are only in the snapshot.
+    pub first: Slot,
+    /// Everything up to here is decided and readable. The driver makes its state of the snapshot
+    /// and the entries after it up to this one, which it reads from the store itself.
     pub decided: Slot,
-    /// The entries after `decided`, to the end of the log.
+    /// The entries after `decided`, to the end of the log or to the first that is damaged.
     pub entries: Vec<Entry>,
+    /// The last slot that was ever accepted under `accepted`. Beyond the last of `entries` if the
+    /// disk damaged some: this node must not speak as if it had never accepted them.
+    pub claimed: Slot,
 }
 
 impl Recovered {
     /// What a store that nothing was ever written to remembers.
     #[must_use]
-    pub fn fresh(members: Vec<NodeId>) -> Recovered {
+    pub fn fresh(membership: Membership) -> Recovered {
+        let floor = Ballot::floor(membership.epoch);
         Recovered {
-            epoch: Epoch::FIRST,
-            members,
-            promised: Ballot::NONE,
-            accepted: Ballot::NONE,
+            membership,
+            promised: floor,
+            accepted: floor,
+            snapshot: None,
+            first: Slot(1),
             decided: Slot::NONE,
             entries: Vec::new(),
+            claimed: Slot::NONE,
         }
     }
 }
@@ -300,7 +361,7 @@ impl fmt::Display for Slot {
 
 impl fmt::Display for Ballot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.round, self.node)
+        write!(f, "{}/{}.{}", self.epoch, self.round, self.node)
     }
 }
 
@@ -310,18 +371,13 @@ impl fmt::Display for Epoch {
     }
 }
 
-impl fmt::Display for Leadership {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.epoch, self.ballot)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn entry() -> Entry {
         let origin = Ballot {
+            epoch: Epoch(1),
             round: 3,
             node: NodeId(2),
         };
@@ -334,21 +390,25 @@ mod tests {
     }
 
     #[test]
-    fn ballots_are_ordered_by_round_and_then_by_node() {
-        let ballot = |round, node| Ballot {
+    fn ballots_are_ordered_by_epoch_and_then_by_round_and_then_by_node() {
+        let ballot = |epoch, round, node| Ballot {
+            epoch: Epoch(epoch),
             round,
             node: NodeId(node),
         };
-        assert!(ballot(1, 9) < ballot(2, 1));
-        assert!(ballot(2, 1) < ballot(2, 2));
-        assert!(Ballot::NONE < ballot(1, 1));
+        assert!(ballot(1, 9, 9) < Ballot::floor(Epoch(2)));
+        assert!(Ballot::floor(Epoch(2)) < ballot(2, 1, 1));
+        assert!(ballot(1, 1, 9) < ballot(1, 2, 1));
+        assert!(ballot(1, 2, 1) < ballot(1, 2, 2));
+        assert!(Ballot::NONE < Ballot::floor(Epoch::FIRST));
     }
 
     #[test]
     fn a_change_of_any_field_breaks_the_checksum() {
         assert!(entry().is_intact());
-        let changes: [fn(&mut Entry); 5] = [
+        let changes: [fn(&mut Entry); 6] = [
             |e| e.slot = Slot(8),
+            |e| e.origin.epoch = Epoch(2),
             |e| e.origin.round = 4,
             |e| e.origin.node = NodeId(3),
             |e| e.kind = EntryKind::NewLeader,

@@ -9,13 +9,11 @@ mod cell;
 
 use bytes::Bytes;
 use cell::Cell;
-use paxos::limits::{
-    MEMBERS_MAX, MESSAGE_BYTES_MAX, PAYLOAD_BYTES_MAX, WINDOW_BYTES_MAX, WINDOW_SLOTS_MAX,
-};
+use paxos::limits::{MESSAGE_BYTES_MAX, PAYLOAD_BYTES_MAX, WINDOW_BYTES_MAX, WINDOW_SLOTS_MAX};
 use paxos::message::{Body, Entries, Prepare, Promise};
 use paxos::{
-    Ballot, Config, ConfigError, Entry, EntryKind, Epoch, Input, Message, NodeId, ProposeError,
-    Recovered, Replica, Role, Slot, Time, Timing,
+    Ballot, Config, ConfigError, Entry, EntryKind, Epoch, Input, Membership, MembershipError,
+    Message, NodeId, ProposeError, Quorums, Recovered, Replica, Role, Slot, Time, Timing,
 };
 
 #[test]
@@ -274,6 +272,7 @@ fn everything_decided_survives_a_restart_of_all() {
 fn a_repeated_answer_with_entries_asks_for_no_more() {
     let (mut candidate, ballot) = lone_candidate();
     let origin = Ballot {
+        epoch: Epoch::FIRST,
         round: 1,
         node: NodeId(2),
     };
@@ -307,15 +306,13 @@ fn a_repeated_answer_with_entries_asks_for_no_more() {
 fn messages_of_strangers_and_of_other_epochs_are_dropped() {
     let (mut cell, leader) = Cell::with_leader();
     let before = cell.nodes[leader].replica.status();
-    let ballot = |node| Ballot {
-        round: 99,
-        node: NodeId(node),
-    };
-    let prepare = |epoch, node| Message {
-        epoch,
-        body: Body::Prepare(Prepare {
-            ballot: ballot(node),
-        }),
+    let prepare = |epoch, node| {
+        let (round, node) = (99, NodeId(node));
+        let ballot = Ballot { epoch, round, node };
+        Message {
+            epoch,
+            body: Body::Prepare(Prepare { ballot }),
+        }
     };
     let peer = (leader as u64 + 1) % 3 + 1;
     let bad = [
@@ -367,58 +364,41 @@ fn no_message_panics_a_replica() {
 
 #[test]
 fn configurations_that_contradict_themselves_are_refused() {
-    let members = |numbers: &[u64]| numbers.iter().copied().map(NodeId).collect::<Vec<_>>();
-    let refused = |numbers: &[u64], node| {
-        let config = config(members(numbers), node);
-        Replica::new(config, Recovered::fresh(members(numbers)), Time(0)).unwrap_err()
+    let refused = |config: Config, membership: Membership| {
+        Replica::new(config, Recovered::fresh(membership), Time(0)).unwrap_err()
     };
-    assert_eq!(refused(&[], 1), ConfigError::MemberCount { count: 0 });
-    let many: Vec<u64> = (1..=MEMBERS_MAX as u64 + 1).collect();
-    assert_eq!(
-        refused(&many, 1),
-        ConfigError::MemberCount {
-            count: MEMBERS_MAX + 1
-        }
-    );
-    assert_eq!(
-        refused(&[1, 2, 2], 1),
-        ConfigError::MemberTwice { node: NodeId(2) }
-    );
-    assert_eq!(refused(&[0, 1, 2], 1), ConfigError::MemberZero);
-    assert_eq!(
-        refused(&[1, 2, 3], 4),
-        ConfigError::NotAMember { node: NodeId(4) }
-    );
-    let other = Recovered::fresh(members(&[1, 2, 4]));
-    let refused = Replica::new(config(members(&[1, 2, 3]), 1), other, Time(0)).unwrap_err();
-    assert_eq!(
-        refused,
-        ConfigError::OtherMembers {
-            stored: members(&[1, 2, 4])
-        }
-    );
-    let mut hasty = config(members(&[1, 2, 3]), 1);
+    let three = membership(3);
+    let apart = Membership {
+        quorums: Quorums {
+            prepare: 1,
+            accept: 2,
+        },
+        ..three.clone()
+    };
+    assert!(matches!(
+        refused(config(1), apart),
+        ConfigError::Membership(MembershipError::Apart { .. })
+    ));
+    assert_eq!(refused(config(0), three.clone()), ConfigError::NodeZero);
+    let mut hasty = config(1);
     hasty.timing.leader_timeout_micros = hasty.timing.heartbeat_micros;
-    let fresh = Recovered::fresh(members(&[1, 2, 3]));
-    assert_eq!(
-        Replica::new(hasty, fresh, Time(0)).unwrap_err(),
-        ConfigError::Timing
-    );
+    assert_eq!(refused(hasty, three), ConfigError::Timing);
 }
 
 #[test]
 fn a_store_that_contradicts_itself_is_refused() {
-    let members: Vec<NodeId> = (1..=3).map(NodeId).collect();
-    let mut gap = Recovered::fresh(members.clone());
+    let mut gap = Recovered::fresh(membership(3));
     let entry = Entry::new(Slot(2), Ballot::NONE, EntryKind::Command, Bytes::new());
     gap.entries.push(entry);
-    let mut lowered = Recovered::fresh(members.clone());
+    let mut lowered = Recovered::fresh(membership(3));
     lowered.accepted = Ballot {
+        epoch: Epoch::FIRST,
         round: 1,
         node: NodeId(1),
     };
+    lowered.promised = Ballot::floor(Epoch::FIRST);
     for recovered in [gap, lowered] {
-        let refused = Replica::new(config(members.clone(), 1), recovered, Time(0)).unwrap_err();
+        let refused = Replica::new(config(1), recovered, Time(0)).unwrap_err();
         assert!(
             matches!(refused, ConfigError::Inconsistent { .. }),
             "{refused}"
@@ -428,9 +408,8 @@ fn a_store_that_contradicts_itself_is_refused() {
 
 #[test]
 fn a_cell_of_one_elects_itself_and_decides() {
-    let members = vec![NodeId(1)];
-    let recovered = Recovered::fresh(members.clone());
-    let mut replica = Replica::new(config(members, 1), recovered, Time(0)).unwrap();
+    let recovered = Recovered::fresh(membership(1));
+    let mut replica = Replica::new(config(1), recovered, Time(0)).unwrap();
     let mut applied = 0;
     let mut proposed = false;
     let mut now = Time(0);
@@ -453,10 +432,14 @@ fn a_cell_of_one_elects_itself_and_decides() {
     }
 }
 
-fn config(members: Vec<NodeId>, node: u64) -> Config {
+fn membership(nodes: u64) -> Membership {
+    Membership::first((1..=nodes).map(NodeId)).unwrap()
+}
+
+fn config(node: u64) -> Config {
     Config {
         node: NodeId(node),
-        members,
+        seeds: Vec::new(),
         timing: Timing::default(),
         seed: 1,
     }
@@ -464,9 +447,8 @@ fn config(members: Vec<NodeId>, node: u64) -> Config {
 
 /// Node 1, made a candidate by node 2, which answers its questions.
 fn lone_candidate() -> (Replica, Ballot) {
-    let members: Vec<NodeId> = (1..=3).map(NodeId).collect();
-    let recovered = Recovered::fresh(members.clone());
-    let mut replica = Replica::new(config(members, 1), recovered, Time(0)).expect("sound");
+    let recovered = Recovered::fresh(membership(3));
+    let mut replica = Replica::new(config(1), recovered, Time(0)).expect("sound");
     let mut now = Time(0);
     let from = NodeId(2);
     loop {
@@ -479,13 +461,14 @@ fn lone_candidate() -> (Replica, Ballot) {
                         let pong = paxos::message::Pong {
                             round: ping.round,
                             promised: Ballot {
+                                epoch: Epoch::FIRST,
                                 round: 5,
                                 node: from,
                             },
                             accepted: Ballot::NONE,
                             end: Slot::NONE,
                             happy: false,
-                            disk_ok: true,
+                            can_vote: true,
                         };
                         let message = Message {
                             epoch: Epoch::FIRST,

@@ -6,10 +6,12 @@ use super::*;
 use crate::limits::{
     ENTRY_OVERHEAD_BYTES, MESSAGE_ENTRIES_BYTES_MAX, MESSAGE_ENTRIES_MAX, PAYLOAD_BYTES_MAX,
 };
+use crate::membership::Membership;
 use crate::types::{EntryKind, NodeId};
 
 fn ballot(round: u64, node: u64) -> Ballot {
     Ballot {
+        epoch: Epoch(1),
         round,
         node: NodeId(node),
     }
@@ -37,7 +39,7 @@ fn one_of_each() -> Vec<(Body, &'static str)> {
     let (first, entries) = (Slot(7), vec![entry(7)]);
     let decided = Slot(4);
     vec![
-        (Body::Prepare(Prepare { ballot }), "0100ac0202"),
+        (Body::Prepare(Prepare { ballot }), "010001ac0202"),
         (
             Body::Promise(Promise {
                 ballot,
@@ -45,7 +47,7 @@ fn one_of_each() -> Vec<(Body, &'static str)> {
                 end: Slot(9),
                 decided,
             }),
-            "0101ac0202ac02020904",
+            "010101ac020201ac02020904",
         ),
         (
             Body::Fetch(Fetch {
@@ -54,14 +56,14 @@ fn one_of_each() -> Vec<(Body, &'static str)> {
                 first,
                 last: Slot(9),
             }),
-            "0102ac0202ac02020709",
+            "010201ac020201ac02020709",
         ),
         (
             Body::Entries(Entries {
                 ballot,
                 entries: entries.clone(),
             }),
-            "0103ac02020107030201036162639dc4ebaf04",
+            "010301ac020201070103020103616263deb5f6820b",
         ),
         (
             Body::Sync(Sync {
@@ -72,7 +74,7 @@ fn one_of_each() -> Vec<(Body, &'static str)> {
                 decided,
                 confirm,
             }),
-            "0104ac0202070107030201036162639dc4ebaf04090406",
+            "010401ac02020701070103020103616263deb5f6820b090406",
         ),
         (
             Body::Accept(Accept {
@@ -82,16 +84,16 @@ fn one_of_each() -> Vec<(Body, &'static str)> {
                 decided,
                 confirm,
             }),
-            "0105ac0202070107030201036162639dc4ebaf040406",
+            "010501ac02020701070103020103616263deb5f6820b0406",
         ),
-        (Body::Accepted(accepted(synced)), "0106ac02020104050106"),
-        (Body::Accepted(accepted(unsynced)), "0106ac020200050106"),
+        (Body::Accepted(accepted(synced)), "010601ac02020104050106"),
+        (Body::Accepted(accepted(unsynced)), "010601ac020200050106"),
         (
             Body::Reject(Reject {
                 ballot,
                 promised: ballot,
             }),
-            "0107ac0202ac0202",
+            "010701ac020201ac0202",
         ),
         (Body::Ping(Ping { round: 8 }), "010808"),
         (
@@ -101,10 +103,56 @@ fn one_of_each() -> Vec<(Body, &'static str)> {
                 accepted: ballot,
                 end: Slot(9),
                 happy: true,
-                disk_ok: false,
+                can_vote: false,
             }),
-            "010908ac0202ac0202090100",
+            "01090801ac020201ac0202090100",
         ),
+        (Body::Behind(Behind { decided }), "010a04"),
+        (
+            Body::Learn(Learn {
+                first,
+                last: Slot(9),
+                durable: Slot(5),
+            }),
+            "010b070905",
+        ),
+        (
+            Body::Learned(Learned {
+                entries: vec![entry(7)],
+                decided,
+            }),
+            "010c01070103020103616263deb5f6820b04",
+        ),
+        (
+            Body::Offer(Offer {
+                meta: SnapshotMeta {
+                    slot: Slot(9),
+                    origin: ballot,
+                    membership: Membership::first((1..=3).map(NodeId)).unwrap(),
+                    bytes: 300,
+                    crc: 10,
+                },
+            }),
+            "010d0901ac0202010301020303020200ac020a",
+        ),
+        (
+            Body::FetchChunk(FetchChunk {
+                slot: Slot(9),
+                crc: 10,
+                offset: 200,
+            }),
+            "010e090ac801",
+        ),
+        (
+            Body::Chunk(Chunk {
+                slot: Slot(9),
+                crc: 10,
+                offset: 200,
+                bytes: Bytes::from_static(b"abc"),
+            }),
+            "010f090ac80103616263",
+        ),
+        (Body::Removed, "0110"),
     ]
 }
 

@@ -1,17 +1,14 @@
 //! How a log that is behind or of an older ballot comes up: entries wait here, in order, until
 //! they are known to be decided or the whole log can be exchanged at once.
-//!
-//! Also keeps account of what was asked of the store for peers that are far behind.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::limits::{OPEN_SLOTS_MAX, WINDOW_BYTES_MAX};
 use crate::log::size;
-use crate::message::Fetch;
-use crate::types::{Ballot, Entry, LoadId, NodeId, Slot};
+use crate::types::{Entry, Slot};
 
 /// Entries of another's log that follow this replica's decided ones without a gap.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Stage {
     entries: VecDeque<Entry>,
     bytes: usize,
@@ -48,63 +45,13 @@ impl Stage {
     }
 }
 
-/// For whom entries are being loaded from the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LoadFor {
-    /// For a follower, by the leader of this ballot.
-    Follower { node: NodeId, ballot: Ballot },
-    /// For a candidate.
-    Candidate { node: NodeId, fetch: Fetch },
-}
-
-impl LoadFor {
-    fn node(&self) -> NodeId {
-        match self {
-            LoadFor::Follower { node, .. } | LoadFor::Candidate { node, .. } => *node,
-        }
-    }
-}
-
-/// Requests to the store that are not answered yet: at most one for each peer.
-#[derive(Debug, Default)]
-pub(crate) struct Loads {
-    last_id: LoadId,
-    open: BTreeMap<LoadId, (LoadFor, Slot)>,
-}
-
-impl Loads {
-    /// A number for a new request, unless one for the same peer is open.
-    pub(crate) fn begin(&mut self, load: LoadFor, first: Slot) -> Option<LoadId> {
-        if self
-            .open
-            .values()
-            .any(|(open, _)| open.node() == load.node())
-        {
-            return None;
-        }
-        self.last_id = LoadId(self.last_id.0 + 1);
-        self.open.insert(self.last_id, (load, first));
-        Some(self.last_id)
-    }
-
-    /// For whom the request was, if its answer is what was asked for.
-    pub(crate) fn finish(&mut self, id: LoadId, entries: &[Entry]) -> Option<LoadFor> {
-        let (load, first) = self.open.remove(&id)?;
-        let fits = !entries.is_empty()
-            && (first.0..)
-                .zip(entries)
-                .all(|(slot, entry)| entry.slot.0 == slot);
-        fits.then_some(load)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
 
     use super::*;
     use crate::limits::PAYLOAD_BYTES_MAX;
-    use crate::types::EntryKind;
+    use crate::types::{Ballot, EntryKind};
 
     fn entry(slot: u64, bytes: usize) -> Entry {
         let payload = Bytes::from(vec![1; bytes]);
@@ -133,28 +80,5 @@ mod tests {
         let fits = (2 * WINDOW_BYTES_MAX / size(&entry(1, PAYLOAD_BYTES_MAX))) as u64;
         (1..=fits + 5).for_each(|slot| large.offer(entry(slot, PAYLOAD_BYTES_MAX), Slot::NONE));
         assert_eq!(large.end(Slot::NONE), Slot(fits));
-    }
-
-    #[test]
-    fn one_load_for_each_peer_is_open_at_a_time_and_wrong_answers_are_dropped() {
-        let mut loads = Loads::default();
-        let load = |node| LoadFor::Follower {
-            node: NodeId(node),
-            ballot: Ballot::NONE,
-        };
-        let first = loads.begin(load(1), Slot(3)).unwrap();
-        assert_eq!(loads.begin(load(1), Slot(3)), None);
-        let second = loads.begin(load(2), Slot(3)).unwrap();
-        assert_eq!(
-            loads.finish(first, &[entry(3, 0), entry(4, 0)]),
-            Some(load(1))
-        );
-        assert_eq!(loads.finish(first, &[entry(3, 0)]), None, "answered before");
-        assert_eq!(
-            loads.finish(second, &[entry(4, 0)]),
-            None,
-            "another slot than asked for"
-        );
-        assert!(loads.begin(load(2), Slot(3)).is_some());
     }
 }
