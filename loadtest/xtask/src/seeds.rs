@@ -15,6 +15,12 @@ use crate::Failure;
 /// Failing seeds that are listed at most.
 const FAILURES_LISTED_MAX: usize = 10;
 
+/// Every so many seeds, one is run twice.
+const TWICE_EVERY: u64 = 50;
+
+/// So many seeds must reach every fault, invariant and branch.
+const COVERING_SEEDS: u64 = 500;
+
 /// Which seeds to run.
 #[derive(Args, Debug)]
 pub(crate) struct SeedsArgs {
@@ -33,6 +39,9 @@ pub(crate) struct SeedsArgs {
     /// Plant this bug, to see that it is found.
     #[arg(long, value_name = "NAME", value_parser = parse_planted)]
     planted: Option<Planted>,
+    /// Plant every bug, one after the other, and tell in a table how soon each is caught.
+    #[arg(long, conflicts_with_all = ["seed", "planted"])]
+    plants: bool,
     /// Check only what users would notice, not what each node says about its own disk.
     #[arg(long)]
     outcomes_only: bool,
@@ -49,6 +58,7 @@ pub(crate) struct SeedsArgs {
 pub(crate) fn run(arguments: &SeedsArgs) -> Result<(), Failure> {
     match arguments.seed {
         Some(seed) => replay(arguments.options(seed)),
+        None if arguments.plants => run_plants(arguments),
         None => run_many(arguments),
     }
 }
@@ -71,11 +81,79 @@ fn replay(options: Options) -> Result<(), Failure> {
     }
     match result {
         Ok(report) => {
-            println!("seed {}: all invariants held\n{report:#?}", options.seed);
+            println!("{report}\nseed {}: all invariants held", options.seed);
             Ok(())
         }
         Err(violation) => Err(Failure(format!("seed {}: {violation}", options.seed))),
     }
+}
+
+/// How soon each planted bug is caught.
+fn run_plants(arguments: &SeedsArgs) -> Result<(), Failure> {
+    let mut missed = Vec::new();
+    println!("{:<22} {:>6} {:>8}  by", "planted bug", "seeds", "seconds");
+    let second = |bug: &&Planted| !Planted::SECOND_LINES.contains(bug);
+    for bug in Planted::ALL.iter().filter(second) {
+        let started = Instant::now();
+        let found = first_failure(arguments, *bug);
+        let seconds = started.elapsed().as_secs_f64();
+        let name = format!("{bug:?}");
+        match found {
+            Some((seeds, by)) => println!("{name:<22} {seeds:>6} {seconds:>8.1}  {by}"),
+            None => {
+                println!(
+                    "{name:<22} {:>6} {seconds:>8.1}  not caught",
+                    arguments.count
+                );
+                missed.push(name);
+            }
+        }
+    }
+    if missed.is_empty() {
+        return Ok(());
+    }
+    let missed = missed.join(", ");
+    Err(Failure(format!(
+        "not caught in {} seeds: {missed}",
+        arguments.count
+    )))
+}
+
+/// How many seeds a planted bug takes, and the invariant that it breaks.
+fn first_failure(arguments: &SeedsArgs, bug: Planted) -> Option<(u64, &'static str)> {
+    let next = AtomicU64::new(0);
+    let first: Mutex<Option<(u64, &'static str)>> = Mutex::new(None);
+    let work = || {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= arguments.count {
+                break;
+            }
+            let options = Options {
+                planted: Some(bug),
+                ..arguments.options(arguments.first + index)
+            };
+            let Err(violation) = run_quietly(options) else {
+                continue;
+            };
+            next.store(arguments.count, Ordering::Relaxed);
+            let Ok(mut first) = first.lock() else { break };
+            if first.is_none_or(|(seeds, _)| index + 1 < seeds) {
+                *first = Some((index + 1, violation.invariant));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..jobs(arguments) {
+            scope.spawn(work);
+        }
+    });
+    first.into_inner().ok().flatten()
+}
+
+fn jobs(arguments: &SeedsArgs) -> usize {
+    let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+    arguments.jobs.unwrap_or_else(processors).max(1)
 }
 
 fn run_many(arguments: &SeedsArgs) -> Result<(), Failure> {
@@ -89,21 +167,23 @@ fn run_many(arguments: &SeedsArgs) -> Result<(), Failure> {
                 break;
             }
             let seed = arguments.first + index;
-            let result = run_quietly(arguments.options(seed));
+            let result = run_checked(arguments.options(seed));
             let Ok(mut total) = total.lock() else { break };
             match result {
                 Ok(report) => total.0.add(&report),
-                Err(violation) => {
-                    println!("seed {seed}: {violation}");
+                Err(broken) => {
+                    println!("seed {seed}: {broken}");
                     total.1.push(seed);
+                    if arguments.planted.is_some() {
+                        // One is enough to see that the bug is caught.
+                        next.store(arguments.count, Ordering::Relaxed);
+                    }
                 }
             }
         }
     };
-    let processors = || std::thread::available_parallelism().map_or(1, usize::from);
-    let jobs = arguments.jobs.unwrap_or_else(processors).max(1);
     std::thread::scope(|scope| {
-        for _ in 0..jobs {
+        for _ in 0..jobs(arguments) {
             scope.spawn(work);
         }
     });
@@ -113,7 +193,7 @@ fn run_many(arguments: &SeedsArgs) -> Result<(), Failure> {
     summarise(arguments.count, &report, started.elapsed());
     failed.sort_unstable();
     if failed.is_empty() {
-        return Ok(());
+        return check_coverage(arguments, &report);
     }
     let mut message = format!("{} of {} seeds failed:", failed.len(), arguments.count);
     for seed in failed.iter().take(FAILURES_LISTED_MAX) {
@@ -122,13 +202,39 @@ fn run_many(arguments: &SeedsArgs) -> Result<(), Failure> {
     Err(Failure(message))
 }
 
+/// Runs a seed, and now and then once more, to see that it does the same again.
+fn run_checked(options: Options) -> Result<Report, String> {
+    let report = run_quietly(options).map_err(|violation| violation.to_string())?;
+    if options.seed.is_multiple_of(TWICE_EVERY) {
+        let again = run_quietly(options).map_err(|violation| violation.to_string())?;
+        if again.trace_hash != report.trace_hash {
+            return Err("the same seed gave another run the second time".to_owned());
+        }
+    }
+    Ok(report)
+}
+
+/// Many seeds together reach everything that can be reached.
+fn check_coverage(arguments: &SeedsArgs, report: &Report) -> Result<(), Failure> {
+    let missing = report.coverage.missing();
+    let special = arguments.nodes.is_some() || arguments.planted.is_some();
+    if special || arguments.count < COVERING_SEEDS || missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join("\n  ");
+    let count = arguments.count;
+    Err(Failure(format!("never seen in {count} seeds:\n  {list}")))
+}
+
 fn summarise(seeds: u64, report: &Report, elapsed: Duration) {
     let simulated = Duration::from_micros(report.simulated_micros).as_secs_f64();
     let real = elapsed.as_secs_f64();
-    println!("{seeds} seeds: {report:#?}");
+    println!("{report}");
     println!(
-        "{simulated:.0} s simulated in {real:.1} s, {:.0} times faster",
-        simulated / real
+        "{seeds} seeds: {simulated:.0} s simulated in {real:.1} s, {:.0} times faster, \
+         {:.0} messages/s",
+        simulated / real,
+        report.messages as f64 / real
     );
 }
 
@@ -141,6 +247,9 @@ fn parse_nodes(text: &str) -> Result<usize, String> {
 }
 
 fn parse_planted(text: &str) -> Result<Planted, String> {
-    let names = || Planted::ALL.map(|bug| format!("{bug:?}")).join(", ");
+    let names = || {
+        let names = Planted::ALL.iter().map(|bug| format!("{bug:?}"));
+        names.collect::<Vec<_>>().join(", ")
+    };
     Planted::from_name(text).ok_or_else(|| format!("no such bug; there are {}", names()))
 }

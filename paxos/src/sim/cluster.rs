@@ -1,26 +1,29 @@
-//! The simulated cell: the queue of events, and the drivers around the replicas.
-
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+//! The simulated cell: nodes, network, and the events that drive them; and the two phases of a
+//! run.
 
 use bytes::Bytes;
 
-use crate::interface::Role;
+use crate::membership::Membership;
 use crate::message::Message;
+use crate::sim::coverage::Check;
 use crate::sim::dice::Dice;
+use crate::sim::fault::Fault;
 use crate::sim::invariants::{Invariants, Violation, recovery};
 use crate::sim::network::Network;
-use crate::sim::node::{Clock, Node};
+use crate::sim::node::Node;
+use crate::sim::operator::Change;
 use crate::sim::plan::Plan;
+use crate::sim::queue::Queue;
+use crate::sim::scenario::Seen;
 use crate::sim::story::{Story, TraceHash};
 use crate::sim::{Options, Report};
-use crate::types::{Ballot, Entry, LoadId, NodeId, PersistId, Slot};
+use crate::types::{Entry, LoadId, NodeId, PersistId, Slot, SnapshotMeta};
 
 /// Commands that are proposed after all faults, to see that the cell serves.
 const LAST_COMMANDS: u64 = 20;
 
 /// More events than any sound run has.
-const EVENTS_MAX: u64 = 5_000_000;
+const EVENTS_MAX: u32 = 5_000_000;
 
 pub(super) struct Cluster {
     pub(super) options: Options,
@@ -28,45 +31,81 @@ pub(super) struct Cluster {
     pub(super) dice: Dice,
     pub(super) now: u64,
     pub(super) nodes: Vec<Node>,
+    /// How the membership is to be changed.
+    pub(super) change: Option<Change>,
     pub(super) network: Network,
     pub(super) story: Story,
     pub(super) report: Report,
     pub(super) invariants: Invariants,
-    queue: BinaryHeap<Reverse<Scheduled>>,
-    scheduled: u64,
     pub(super) trace: TraceHash,
+    /// Every message is encoded and decoded, which costs more than all the rest.
+    pub(super) encodes: bool,
+    /// If given, only this node's pings arrive, so nobody else can campaign.
+    pub(super) sole_candidate: Option<usize>,
+    /// For scenarios.
+    pub(super) seen: Seen,
+    /// No more faults, and the load is measured out by [`Cluster::recover`].
+    pub(super) healed: bool,
+    queue: Queue<Event>,
 }
 
 /// Something that will happen.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) enum Event {
     Deliver {
-        from: NodeId,
+        from: usize,
         node: usize,
         message: Message,
     },
     Timer {
         node: usize,
-        boot: u64,
+        boot: u32,
     },
     Drain {
         node: usize,
-        boot: u64,
+        boot: u32,
     },
     Written {
         node: usize,
-        boot: u64,
+        boot: u32,
         id: PersistId,
     },
     Loaded {
         node: usize,
-        boot: u64,
+        boot: u32,
         id: LoadId,
         entries: Vec<Entry>,
+    },
+    FoundDamaged {
+        node: usize,
+        boot: u32,
+        slot: Slot,
+    },
+    ChunkLoaded {
+        node: usize,
+        boot: u32,
+        id: LoadId,
+        bytes: Bytes,
+    },
+    ChunkStored {
+        node: usize,
+        boot: u32,
+        meta: SnapshotMeta,
+        stored: u64,
+        ready: bool,
+    },
+    SnapshotDone {
+        node: usize,
+        boot: u32,
+    },
+    Scrub {
+        node: usize,
+        boot: u32,
     },
     Restart {
         node: usize,
     },
+    Operate,
     Wake {
         node: usize,
     },
@@ -75,85 +114,75 @@ pub(super) enum Event {
     Confirm,
 }
 
-struct Scheduled {
-    at: u64,
-    number: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Scheduled) -> bool {
-        self.number == other.number
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Scheduled) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Scheduled) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
 impl Cluster {
     pub(super) fn new(options: Options, story: Story) -> Cluster {
         let mut dice = Dice::new(options.seed);
         let plan = Plan::draw(&mut dice, options.nodes);
+        Cluster::with_plan(options, story, dice, plan)
+    }
+
+    pub(super) fn with_plan(options: Options, story: Story, dice: Dice, plan: Plan) -> Cluster {
         story.landmark(0, || format!("{plan:?}"));
-        let members: Vec<NodeId> = (1..=plan.nodes as u64).map(NodeId).collect();
-        let rate = plan.clock_rate_ppm;
-        let node = |id: &NodeId| {
-            let rate_ppm = dice.between(0, 2 * rate) as i64 - rate as i64;
-            let clock = Clock {
-                offset: dice.between(0, 1 << 40),
-                rate_ppm,
-            };
-            Node::new(*id, members.clone(), clock)
-        };
-        let nodes = members.iter().map(node).collect();
         Cluster {
             options,
             plan,
             dice,
             now: 0,
-            nodes,
+            nodes: Vec::new(),
+            change: None,
             network: Network::new(),
             story,
             report: Report::default(),
             invariants: Invariants::new(options.outcomes_only),
-            queue: BinaryHeap::new(),
-            scheduled: 0,
             trace: TraceHash::new(),
+            encodes: options.seed.is_multiple_of(16),
+            sole_candidate: None,
+            seen: Seen::default(),
+            healed: false,
+            queue: Queue::new(),
         }
     }
 
     /// Faults and load first; then health, a leader, and everyone up to date.
     pub(super) fn run(mut self) -> Result<Report, Violation> {
-        for node in 0..self.nodes.len() {
-            self.start(node)?;
-        }
-        self.schedule(1, Event::Propose);
-        self.schedule(1, Event::Confirm);
+        self.begin()?;
         self.schedule_fault();
         let end = self.plan.faulty_micros;
         self.run_until(end, |_| false)?;
         self.now = end;
-        self.queue.retain(|Reverse(next)| {
-            !matches!(next.event, Event::Fault | Event::Propose | Event::Confirm)
-        });
+        self.healed = true;
         self.heal()?;
         self.recover()?;
         self.report.decided = self.invariants.one_value.count();
         self.report.simulated_micros = self.now;
         self.report.trace_hash = self.trace.value();
+        self.report.coverage.add(&self.invariants.coverage);
         recovery::check_not_vacuous(&self.report)?;
         Ok(self.report)
+    }
+
+    /// Starts all nodes and the load.
+    pub(super) fn begin(&mut self) -> Result<(), Violation> {
+        let ids = (1..=self.plan.nodes as u64).map(NodeId);
+        let mut membership = Membership::first(ids.clone())
+            .map_err(|error| Violation::new("a plan is sound", error.to_string()))?;
+        if self.plan.flexible_quorums {
+            membership.quorums = self.draw_quorums(self.plan.nodes);
+        }
+        self.invariants.epochs.found(membership.clone());
+        for id in ids {
+            self.new_node(id, &membership)?;
+        }
+        for node in 0..self.nodes.len() {
+            self.start(node)?;
+        }
+        self.schedule_operator();
+        self.schedule(1, Event::Propose);
+        self.schedule(1, Event::Confirm);
+        if self.plan.bounds != crate::limits::Bounds::default() {
+            self.report.coverage.fault(Fault::TinyBounds);
+        }
+        Ok(())
     }
 
     /// The second phase: within a bound a leader serves, and everyone catches up.
@@ -166,23 +195,27 @@ impl Cluster {
                 && cluster.report.confirms >= confirms + LAST_COMMANDS
         };
         // Whoever seems to lead may be deposed already, so clients try again and again.
-        while !served(self) {
+        while !served(self) || !self.is_settled() {
             if self.now >= healed + bound {
-                return Err(recovery::too_late("no leader served", bound));
+                let what = format!("no leader served: {}", self.how_it_is());
+                return Err(recovery::too_late(&what, bound));
             }
             if let Some(node) = self.draw_leader() {
                 self.propose_at(node, 1)?;
                 self.confirm_at(node)?;
             }
-            let pause = self.now + self.plan.timing.heartbeat_micros / 4;
-            self.run_until(pause, served)?;
+            let pause = self.now + self.plan.timing.heartbeat_micros;
+            self.run_until(pause, |_| false)?;
             self.now = self.now.max(pause);
         }
         self.report.recovery_micros = self.now - healed;
+        self.invariants.coverage.check(Check::Recovery);
         let caught_up = self.now + bound;
         if !self.run_until(caught_up, Cluster::all_are_equal)? {
-            return Err(recovery::too_late("not everyone caught up", bound));
+            let what = format!("not everyone caught up: {}", self.how_it_is());
+            return Err(recovery::too_late(&what, bound));
         }
+        self.invariants.coverage.check(Check::UpToDate);
         Ok(())
     }
 
@@ -191,62 +224,87 @@ impl Cluster {
     fn most_behind(&self) -> u64 {
         let end = |node: &Node| {
             let replica = node.replica.as_ref();
-            replica.map_or(node.disk.end(), |replica| replica.status().end)
+            replica.map_or(node.shadow.end(), |replica| replica.status().end)
         };
         let end = self.nodes.iter().map(end).max().unwrap_or_default();
-        let applied = self.nodes.iter().map(|node| node.applied).min();
-        end.0 + LAST_COMMANDS - applied.unwrap_or_default().0
+        // A new member may have to learn it all.
+        end.0 + LAST_COMMANDS
     }
 
+    /// Whether every member knows and has all that is decided, on a disk that is whole.
     fn all_are_equal(&self) -> bool {
-        let first = self.nodes[0].applied;
         let decided = Slot(self.invariants.one_value.count());
-        first == decided && self.nodes.iter().all(|node| node.applied == first)
+        let present = self.invariants.epochs.newest();
+        let equal = |member: &NodeId| {
+            let node = &self.nodes[member.0 as usize - 1];
+            node.machine.applied == decided && !node.storage.doubtful
+        };
+        self.is_settled() && present.members.iter().all(equal)
+    }
+
+    /// Which node stands where, for people.
+    fn how_it_is(&self) -> String {
+        let present = self.invariants.epochs.newest();
+        let mut how = format!("{:?} of {}", present.members, present.epoch);
+        for node in self
+            .nodes
+            .iter()
+            .filter(|node| !node.gone || present.contains(node.id))
+        {
+            let (id, applied) = (node.id, node.machine.applied);
+            let (doubtful, gone) = (node.storage.doubtful, node.gone);
+            how += &format!("; node {id} {:?} at {applied}", node.role);
+            if doubtful || gone {
+                how += &format!(" doubtful {doubtful} gone {gone}");
+            }
+            let damaged = node
+                .replica
+                .as_ref()
+                .and_then(|replica| replica.status().damaged);
+            if let Some(slot) = damaged {
+                how += &format!(" damaged to {slot}");
+            }
+        }
+        how
     }
 
     /// Runs until `done` or the time `end`; whether it was done.
-    fn run_until(&mut self, end: u64, done: impl Fn(&Cluster) -> bool) -> Result<bool, Violation> {
+    pub(super) fn run_until(
+        &mut self,
+        end: u64,
+        done: impl Fn(&Cluster) -> bool,
+    ) -> Result<bool, Violation> {
         while !done(self) {
-            match self.queue.peek() {
-                Some(Reverse(next)) if next.at <= end => {}
+            match self.queue.next_at() {
+                Some(at) if at <= end => {}
                 _ => return Ok(false),
             }
-            let Some(Reverse(next)) = self.queue.pop() else {
+            let Some((at, event)) = self.queue.pop() else {
                 return Ok(false);
             };
-            self.now = next.at.max(self.now);
-            if self.scheduled > EVENTS_MAX {
+            self.now = at.max(self.now);
+            if self.queue.pushed() > EVENTS_MAX {
                 let detail = format!("{EVENTS_MAX} events and no end");
                 return Err(Violation::new("work is bounded", detail));
             }
-            self.happen(next.event)?;
+            self.happen(event)?;
         }
         Ok(true)
     }
 
     pub(super) fn schedule(&mut self, at: u64, event: Event) {
-        self.scheduled += 1;
-        let number = self.scheduled;
-        self.queue.push(Reverse(Scheduled { at, number, event }));
+        self.queue.push(at, event);
     }
 
     fn happen(&mut self, event: Event) -> Result<(), Violation> {
         match event {
+            Event::Fault | Event::Propose | Event::Confirm if self.healed => Ok(()),
             Event::Fault => {
                 self.inject_fault()?;
                 self.schedule_fault();
                 Ok(())
             }
-            Event::Propose => {
-                let most = self.plan.proposals_at_once;
-                let count = self.dice.between(1, most);
-                if let Some(node) = self.draw_leader() {
-                    self.propose_at(node, count)?;
-                }
-                let delay = self.dice.around(self.plan.propose_every_micros);
-                self.schedule(self.now + delay, Event::Propose);
-                Ok(())
-            }
+            Event::Propose => self.propose_somewhere(),
             Event::Confirm => {
                 if let Some(node) = self.draw_leader() {
                     self.confirm_at(node)?;
@@ -255,22 +313,21 @@ impl Cluster {
                 self.schedule(self.now + delay, Event::Confirm);
                 Ok(())
             }
-            // What waits to be read is older than a question asked now.
-            Event::Wake { node } => self.confirm_at(node),
-            Event::Restart { node } => {
-                if self.nodes[node].replica.is_none() {
-                    self.start(node)?;
-                }
-                Ok(())
-            }
+            Event::Operate => self.operate(),
+            Event::Wake { node } => self.wake(node),
+            Event::Restart { node } => self.restart(node),
             Event::Deliver { node, .. }
             | Event::Timer { node, .. }
             | Event::Drain { node, .. }
             | Event::Written { node, .. }
-            | Event::Loaded { node, .. } => {
-                let until = self.nodes[node].paused_until;
-                if until > self.now {
-                    self.schedule(until, event);
+            | Event::Loaded { node, .. }
+            | Event::FoundDamaged { node, .. }
+            | Event::ChunkLoaded { node, .. }
+            | Event::ChunkStored { node, .. }
+            | Event::SnapshotDone { node, .. }
+            | Event::Scrub { node, .. } => {
+                if self.nodes[node].paused_until > self.now {
+                    self.nodes[node].hold(event);
                     return Ok(());
                 }
                 self.happen_at(node, event)
@@ -278,51 +335,19 @@ impl Cluster {
         }
     }
 
-    fn propose_at(&mut self, node: usize, count: u64) -> Result<(), Violation> {
-        let local = self.nodes[node].clock.local(self.now);
-        for _ in 0..count {
-            let Some(replica) = &mut self.nodes[node].replica else {
-                break;
-            };
-            let number = self.invariants.one_value.new_command();
-            let mut payload = number.to_le_bytes().to_vec();
-            payload.resize(
-                8 + self.dice.between(0, self.plan.payload_bytes) as usize,
-                7,
-            );
-            if replica.propose(local, Bytes::from(payload)).is_err() {
-                break;
-            }
-        }
-        self.drain(node)
-    }
-
-    fn confirm_at(&mut self, node: usize) -> Result<(), Violation> {
-        let local = self.nodes[node].clock.local(self.now);
-        let Some(replica) = &mut self.nodes[node].replica else {
-            return Ok(());
-        };
-        let Role::Leader { leadership, .. } = replica.role() else {
-            return Ok(());
-        };
-        if let Ok(number) = replica.confirm(local) {
-            let highest: Ballot = self.invariants.one_value.highest_ballot();
-            let question = self.invariants.confirm.ask(leadership, number, highest);
-            self.nodes[node].questions.push(question);
-        }
-        self.drain(node)
-    }
-
     /// One of those who lead, or believe that they do.
     pub(super) fn draw_leader(&mut self) -> Option<usize> {
-        let now = self.now;
-        let leads = |node: &Node| {
-            let role = node.replica.as_ref().map(|replica| replica.role());
-            node.paused_until <= now && matches!(role, Some(Role::Leader { .. }))
+        let leads = |node: &&Node| node.paused_until <= self.now && node.leads();
+        let count = self.nodes.iter().filter(leads).count();
+        if count == 0 {
+            return None;
+        }
+        let nth = if count == 1 {
+            0
+        } else {
+            self.dice.index(count)
         };
-        let leaders: Vec<usize> = (0..self.nodes.len())
-            .filter(|node| leads(&self.nodes[*node]))
-            .collect();
-        (!leaders.is_empty()).then(|| self.dice.pick(&leaders))
+        let found = self.nodes.iter().filter(leads).nth(nth)?;
+        Some(found.id.0 as usize - 1)
     }
 }

@@ -1,34 +1,60 @@
 //! The drivers around the simulated replicas: what a server does, with a simulated network, disk
 //! and clock, and with a look at every output for the invariants.
 
-use crate::interface::{Config, Input, Output, Role};
+use crate::interface::{Input, Output, Role};
 use crate::message::Message;
+use crate::planted::Planted;
 use crate::sim::cluster::{Cluster, Event};
+use crate::sim::coverage::{Branch, Check};
+use crate::sim::fault::Fault;
 use crate::sim::invariants::Violation;
-use crate::store::LogStore;
-use crate::types::{ConfirmNumber, Entry, Leadership, NodeId, PersistId, WriteBatch};
+use crate::sim::observe;
+use crate::types::{Ballot, ConfirmNumber, Entry, NodeId};
 
 impl Cluster {
     pub(super) fn happen_at(&mut self, node: usize, event: Event) -> Result<(), Violation> {
-        let alive = |boot: u64| self.nodes[node].replica.is_some() && self.nodes[node].boot == boot;
         match event {
             Event::Deliver { from, message, .. } => {
+                let from = self.nodes[from].id;
                 self.input(node, Input::Message { from, message })
             }
-            Event::Timer { boot, .. } if alive(boot) && self.nodes[node].timer <= self.now => {
+            Event::Timer { boot, .. } => {
+                let due = self.nodes[node].timer <= self.now;
+                if !self.nodes[node].is_up(boot) || !due {
+                    return Ok(());
+                }
                 self.nodes[node].timer = u64::MAX;
                 self.input(node, Input::Tick)
             }
-            Event::Drain { boot, .. } if alive(boot) => self.drain(node),
-            Event::Written { boot, id, .. } if alive(boot) => self.written(node, id),
+            Event::Drain { boot, .. } if self.nodes[node].is_up(boot) => self.drain(node),
+            Event::Written { boot, id, .. } if self.nodes[node].is_up(boot) => {
+                self.written(node, id)
+            }
             Event::Loaded {
                 boot, id, entries, ..
-            } if alive(boot) => self.input(node, Input::Loaded { id, entries }),
+            } if self.nodes[node].is_up(boot) => self.input(node, Input::Loaded { id, entries }),
+            Event::FoundDamaged { boot, slot, .. } if self.nodes[node].is_up(boot) => {
+                self.input(node, Input::Damaged(slot))
+            }
+            Event::ChunkLoaded {
+                boot, id, bytes, ..
+            } if self.nodes[node].is_up(boot) => self.input(node, Input::ChunkLoaded { id, bytes }),
+            Event::ChunkStored {
+                boot,
+                meta,
+                stored,
+                ready,
+                ..
+            } if self.nodes[node].is_up(boot) => self.chunk_stored(node, meta, stored, ready),
+            Event::SnapshotDone { boot, .. } if self.nodes[node].is_up(boot) => {
+                self.snapshot_done(node)
+            }
+            Event::Scrub { boot, .. } if self.nodes[node].is_up(boot) => self.scrub(node),
             _ => Ok(()),
         }
     }
 
-    fn input(&mut self, node: usize, input: Input) -> Result<(), Violation> {
+    pub(super) fn input(&mut self, node: usize, input: Input) -> Result<(), Violation> {
         let (id, local) = (self.nodes[node].id, self.nodes[node].clock.local(self.now));
         let Some(replica) = &mut self.nodes[node].replica else {
             return Ok(());
@@ -37,9 +63,8 @@ impl Cluster {
         self.story
             .step(self.now, || format!("node {id} <- {}", told_input(&input)));
         replica.handle(local, input);
-        let promised = replica.status().promised;
-        self.invariants.on_step(id, promised)?;
         if self.dice.chance(self.plan.lazy_drain) {
+            self.report.coverage.fault(Fault::LazyDriver);
             let boot = self.nodes[node].boot;
             let delay = self.dice.between(1, 300);
             self.schedule(self.now + delay, Event::Drain { node, boot });
@@ -63,10 +88,8 @@ impl Cluster {
         let Some(replica) = &self.nodes[node].replica else {
             return;
         };
-        let at = self.nodes[node]
-            .clock
-            .true_time(replica.next_timer())
-            .max(self.now + 1);
+        let due = replica.next_timer();
+        let at = self.nodes[node].clock.true_time(due).max(self.now + 1);
         if at < self.nodes[node].timer {
             self.nodes[node].timer = at;
             let boot = self.nodes[node].boot;
@@ -75,201 +98,206 @@ impl Cluster {
     }
 
     fn output(&mut self, node: usize, output: Output) -> Result<(), Violation> {
-        let (id, boot) = (self.nodes[node].id, self.nodes[node].boot);
         match output {
-            Output::Send { to, message } => self.send(node, to, message)?,
-            Output::Persist(batch) => {
-                assert!(self.nodes[node].writing.is_none(), "one write at a time");
-                let delay = self.write_delay(node);
-                self.schedule(
-                    self.now + delay,
-                    Event::Written {
-                        node,
-                        boot,
-                        id: batch.id,
-                    },
-                );
-                self.story
-                    .step(self.now, || format!("node {id} writes {batch:?}"));
-                self.nodes[node].writing = Some(batch);
-            }
+            Output::Send { to, message } => self.send(node, to, message),
+            Output::Persist(batch) => self.begin_write(node, batch),
             Output::Apply(entries) => {
                 for entry in entries {
-                    self.apply(node, &entry)?;
+                    self.apply(node, entry)?;
                 }
+                Ok(())
             }
-            Output::Confirmed { leadership, number } => self.confirmed(node, leadership, number)?,
+            Output::Confirmed { leadership, number } => self.confirmed(node, leadership, number),
             Output::Load {
-                id: load,
+                id,
                 first,
                 last,
                 bytes_max,
-            } => {
-                self.report.loads += 1;
-                let Ok(entries) = self.nodes[node].disk.read(first, last, bytes_max);
-                let delay = self.dice.around(self.plan.disk_micros);
-                self.schedule(
-                    self.now + delay,
-                    Event::Loaded {
-                        node,
-                        boot,
-                        id: load,
-                        entries,
-                    },
-                );
+            } => self.load(node, id, (first, last), bytes_max),
+            Output::RoleChanged(role) => self.role_changed(node, role),
+            Output::Install(meta) => self.install(node, &meta),
+            Output::StoreChunk {
+                meta,
+                offset,
+                bytes,
+            } => self.store_chunk(node, meta, offset, &bytes),
+            Output::LoadChunk {
+                id,
+                slot,
+                offset,
+                bytes,
+            } => self.load_chunk(node, id, slot, (offset, bytes)),
+            Output::Membership(membership) => {
+                self.report.coverage.branch(Branch::EpochEntered);
+                let (id, coverage) = (self.nodes[node].id, &mut self.invariants.coverage);
+                let epochs = &self.invariants.epochs;
+                epochs.on_entered(id, &membership, coverage)
             }
-            Output::RoleChanged(role) => {
-                self.story
-                    .landmark(self.now, || format!("node {id} is {role:?} now"));
-                if let Role::Leader {
-                    leadership,
-                    established,
-                } = role
-                {
-                    self.report.elections += u64::from(!established);
-                    self.invariants.confirm.on_leading(leadership.ballot);
-                }
+            Output::Removed(_) => {
+                self.report.coverage.branch(Branch::Removed);
+                Ok(())
+            }
+            Output::Retired => {
+                self.report.coverage.branch(Branch::Retired);
+                self.retire(node);
+                Ok(())
+            }
+            Output::Repaired(_) => {
+                self.report.coverage.branch(Branch::Repaired);
+                Ok(())
             }
         }
+    }
+
+    fn role_changed(&mut self, node: usize, role: Role) -> Result<(), Violation> {
+        let id = self.nodes[node].id;
+        self.story
+            .landmark(self.now, || format!("node {id} is {role:?} now"));
+        let before = std::mem::replace(&mut self.nodes[node].role, role);
+        observe::role(&mut self.report.coverage, before, role);
+        if role == Role::Candidate {
+            self.nodes[node].fetched = false;
+        } else if before == Role::Candidate && self.nodes[node].leads() && !self.nodes[node].fetched
+        {
+            self.report.coverage.branch(Branch::AdoptedOwn);
+        }
+        if before != role && !self.nodes[node].leads() {
+            let dropped = self.nodes[node].questions.drain(..).count();
+            if dropped > 0 {
+                self.report.coverage.branch(Branch::ConfirmUnanswered);
+            }
+        }
+        if let Role::Leader {
+            leadership,
+            established,
+        } = role
+        {
+            self.report.elections += u64::from(!established);
+            if !established && self.nodes[node].held_back_until <= self.now {
+                self.deliver_late(node);
+            }
+            self.invariants.on_leading(id, leadership)?;
+        }
         Ok(())
+    }
+
+    /// What was held back for a node that leads again arrives within the next heartbeats.
+    fn deliver_late(&mut self, node: usize) {
+        for event in std::mem::take(&mut self.nodes[node].late) {
+            let delay = self.dice.around(self.plan.timing.heartbeat_micros);
+            self.schedule(self.now + delay, event);
+        }
     }
 
     fn confirmed(
         &mut self,
         node: usize,
-        leadership: Leadership,
+        leadership: Ballot,
         number: ConfirmNumber,
     ) -> Result<(), Violation> {
         self.trace.add(number.0);
-        let (id, applied) = (self.nodes[node].id, self.nodes[node].applied);
+        let (id, applied) = (self.nodes[node].id, self.nodes[node].machine.applied);
         self.story.step(self.now, || {
             format!("node {id} confirms {leadership} to {number:?}")
         });
-        for question in std::mem::take(&mut self.nodes[node].questions) {
-            if question.leadership != leadership {
-                continue;
-            }
-            if question.number > number {
-                self.nodes[node].questions.push(question);
-                continue;
-            }
+        let mut questions = std::mem::take(&mut self.nodes[node].questions);
+        let answered = |question: &_| confirm_answers(question, leadership, number);
+        for question in questions.iter().filter(|question| answered(question)) {
             self.report.confirms += 1;
-            self.invariants
-                .confirm
-                .on_confirmed(id, &question, applied)?;
+            self.report.coverage.branch(Branch::Confirmed);
+            self.invariants.on_confirmed(id, question, applied)?;
         }
+        questions.retain(|question| question.leadership == leadership && !answered(question));
+        self.nodes[node].questions = questions;
         Ok(())
     }
 
     fn send(&mut self, node: usize, to: NodeId, message: Message) -> Result<(), Violation> {
         let from = self.nodes[node].id;
-        let disk = &self.nodes[node].disk;
-        self.invariants.on_send(from, &message.body, disk)?;
+        self.invariants
+            .on_send(from, &message.body, &self.nodes[node].shadow)?;
+        observe::message(&mut self.report.coverage, &message.body);
+        self.seen.on_send(node, &message.body);
+        self.trace.add(observe::fingerprint(&message.body));
+        if self.encodes {
+            self.check_encoding(&message)?;
+        }
+        self.report.messages += 1;
+        self.nodes[node].fetched |= observe::is_fetch(&message);
+        let receiver = to.0 as usize - 1;
+        if self.sole_candidate.is_some_and(|sole| sole != node) && observe::is_ping(&message) {
+            return Ok(());
+        }
+        let arrivals = self.network.arrivals(
+            &mut self.dice,
+            &self.plan,
+            &mut self.report.coverage,
+            self.now,
+            (node, receiver),
+        );
+        let times = arrivals.times();
+        self.report.lost += u64::from(times.is_empty());
+        self.story.step(self.now, || {
+            let fate = if times.is_empty() { " (lost)" } else { "" };
+            format!("node {from} -> {to} {:?}{fate}", message.body)
+        });
+        let deliver = |message| Event::Deliver {
+            from: node,
+            node: receiver,
+            message,
+        };
+        if self.nodes[receiver].held_back_until > self.now && !times.is_empty() {
+            // It may arrive now, and in any case again.
+            self.nodes[receiver].late.push(deliver(message.clone()));
+            if self.dice.chance(0.5) {
+                return Ok(());
+            }
+        }
+        if let [first, second] = times {
+            self.schedule(*second, deliver(message.clone()));
+            self.schedule(*first, deliver(message));
+        } else if let [only] = times {
+            self.schedule(*only, deliver(message));
+        }
+        Ok(())
+    }
+
+    fn check_encoding(&mut self, message: &Message) -> Result<(), Violation> {
         let mut encoded = Vec::new();
         message.encode(&mut encoded);
         self.trace.add_bytes(&encoded);
+        self.report.coverage.check(Check::Encoding);
         let decoded = Message::decode(&encoded);
-        if decoded.as_ref() != Ok(&message) {
+        if decoded.as_ref() != Ok(message) {
             let detail = format!("{message:?} was decoded as {decoded:?}");
-            return Err(Violation::new("messages survive their encoding", detail));
-        }
-        self.report.messages += 1;
-        let link = (from, to);
-        let arrivals = self
-            .network
-            .arrivals(&mut self.dice, &self.plan, self.now, link);
-        self.report.lost += u64::from(arrivals.is_empty());
-        let fate = if arrivals.is_empty() { " (lost)" } else { "" };
-        self.story.step(self.now, || {
-            format!("node {from} -> {to} {:?}{fate}", message.body)
-        });
-        let receiver = to.0 as usize - 1;
-        for arrival in arrivals {
-            let message = message.clone();
-            self.schedule(
-                arrival,
-                Event::Deliver {
-                    from,
-                    node: receiver,
-                    message,
-                },
-            );
+            return Err(Violation::of(Check::Encoding, detail));
         }
         Ok(())
     }
 
-    fn apply(&mut self, node: usize, entry: &Entry) -> Result<(), Violation> {
+    fn apply(&mut self, node: usize, entry: Entry) -> Result<(), Violation> {
         let id = self.nodes[node].id;
-        if entry.slot != self.nodes[node].applied.next() {
-            let applied = self.nodes[node].applied;
-            let detail = format!("node {id} was given {entry:?} after slot {applied}");
-            return Err(Violation::new("entries are applied in order, once", detail));
+        let applied = self.nodes[node].machine.applied;
+        self.nodes[node].machine.apply(&entry);
+        if self.options.planted == Some(Planted::ApplyDiffers) && entry.slot.0 % 64 == id.0 {
+            self.nodes[node].machine.apply(&entry);
         }
-        self.invariants.on_apply(id, entry)?;
-        self.nodes[node].applied = entry.slot;
-        self.nodes[node].state.apply(entry);
-        let state = self.nodes[node].state;
-        self.invariants
-            .same_state
-            .on_applied(id, entry.slot, state)?;
-        self.invariants.confirm.on_applied(entry.slot);
         self.trace.add(entry.slot.0);
         self.story
             .step(self.now, || format!("node {id} applies {entry:?}"));
+        let state = self.nodes[node].machine.hash;
+        self.invariants.on_apply(id, applied, entry, state)?;
+        self.consider_snapshot(node);
         Ok(())
     }
+}
 
-    fn write_delay(&mut self, node: usize) -> u64 {
-        let stuck = self.nodes[node].disk_stuck_until.saturating_sub(self.now);
-        let slow = if self.nodes[node].disk_slow_until > self.now {
-            20
-        } else {
-            1
-        };
-        stuck + self.dice.around(slow * self.plan.disk_micros)
-    }
-
-    fn written(&mut self, node: usize, id: PersistId) -> Result<(), Violation> {
-        // A write may end twice in the queue: a healed disk finishes it early.
-        if !self.nodes[node].is_writing(id) {
-            return Ok(());
-        }
-        let Some(batch) = self.nodes[node].writing.take() else {
-            return Ok(());
-        };
-        self.make_durable(node, &batch)?;
-        self.input(node, Input::Persisted(id))
-    }
-
-    pub(super) fn make_durable(
-        &mut self,
-        node: usize,
-        batch: &WriteBatch,
-    ) -> Result<(), Violation> {
-        self.report.writes += 1;
-        let (id, members) = (self.nodes[node].id, self.nodes.len());
-        let disk = &self.nodes[node].disk;
-        self.invariants.on_write(id, disk, batch)?;
-        let Ok(()) = disk.write(batch);
-        self.invariants.one_value.on_disk(id, disk, members)
-    }
-
-    pub(super) fn start(&mut self, node: usize) -> Result<(), Violation> {
-        let id = self.nodes[node].id;
-        self.story
-            .landmark(self.now, || format!("node {id} starts"));
-        self.invariants.on_start(id, &self.nodes[node].disk)?;
-        let config = Config {
-            node: id,
-            members: self.nodes.iter().map(|node| node.id).collect(),
-            timing: self.plan.timing,
-            seed: self.dice.any(),
-        };
-        let planted = self.options.planted;
-        self.nodes[node].start(self.now, config, self.plan.bounds, planted);
-        self.set_timer(node);
-        Ok(())
-    }
+fn confirm_answers(
+    question: &crate::sim::invariants::confirm::Question,
+    leadership: Ballot,
+    number: ConfirmNumber,
+) -> bool {
+    question.leadership == leadership && question.number <= number
 }
 
 fn told_input(input: &Input) -> String {

@@ -6,18 +6,36 @@
 //! step. [`run`] replays a failing seed to tell its story.
 
 mod cluster;
+mod content;
+mod coverage;
 mod dice;
-mod disk;
+
+mod disk_driver;
+mod disk_faults;
 mod driver;
+mod fault;
 mod faults;
+mod files;
 pub mod invariants;
+mod load;
+mod machine;
 mod network;
 mod node;
+mod observe;
+mod operator;
 mod plan;
+mod queue;
+pub mod scenario;
+mod shadow;
+mod storage;
 mod story;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub use coverage::{Branch, Check, Coverage};
+pub use fault::Fault;
+pub use files::{DiskFault, SimFile, SimFiles, SimLock};
 
 use crate::planted::Planted;
 use crate::sim::cluster::Cluster;
@@ -96,6 +114,8 @@ pub struct Report {
     /// From the end of the faults to the first leader that could serve, microseconds. Of several
     /// runs, the longest.
     pub recovery_micros: u64,
+    /// Which faults fired, invariants were checked, and branches of the protocol were taken.
+    pub coverage: Coverage,
 }
 
 impl Report {
@@ -113,6 +133,29 @@ impl Report {
         self.loads += other.loads;
         self.simulated_micros += other.simulated_micros;
         self.recovery_micros = self.recovery_micros.max(other.recovery_micros);
+        self.coverage.add(&other.coverage);
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let numbers = [
+            ("messages", self.messages),
+            ("lost", self.lost),
+            ("elections", self.elections),
+            ("slots decided", self.decided),
+            ("confirms", self.confirms),
+            ("crashes", self.crashes),
+            ("faults", self.faults),
+            ("writes", self.writes),
+            ("loads", self.loads),
+            ("recovery, us", self.recovery_micros),
+        ];
+        write!(f, "{}", self.coverage)?;
+        for (what, number) in numbers {
+            writeln!(f, "{:<10} {number:>14}  {what}", "total")?;
+        }
+        write!(f, "{:<10} {:>14x}  of the trace", "hash", self.trace_hash)
     }
 }
 

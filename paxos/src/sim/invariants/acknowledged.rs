@@ -4,46 +4,52 @@
 //! (Liskov, Cowling, *Viewstamped Replication Revisited*, 2012, section 4: what a quorum has is
 //! in every later view.)
 
-use std::collections::BTreeMap;
-
 use crate::message::{Body, Standing};
-use crate::sim::disk::Disk;
-use crate::sim::invariants::{Violation, one_value::OneValue};
-use crate::types::{Ballot, NodeId, Slot, WriteBatch};
-
-const NAME: &str = "what was acknowledged survives";
+use crate::sim::coverage::Check;
+use crate::sim::invariants::{PerNode, Violation, one_value::OneValue};
+use crate::sim::shadow::Shadow;
+use crate::types::{Ballot, NodeId, Recovered, Slot, WriteBatch};
 
 /// What each node has acknowledged.
 #[derive(Debug, Default)]
 pub struct AcknowledgedSurvives {
-    spoken: BTreeMap<NodeId, (Ballot, Slot)>,
+    spoken: PerNode<(Ballot, Slot)>,
 }
 
 impl AcknowledgedSurvives {
-    /// A node sends a message: what it acknowledges must be on its disk.
+    /// A node sends a message: what it acknowledges must be on its disk. Whether it does so at all.
     pub(crate) fn on_send(
         &mut self,
         node: NodeId,
         body: &Body,
-        disk: &Disk,
-    ) -> Result<(), Violation> {
+        disk: &Shadow,
+        decided: &OneValue,
+    ) -> Result<bool, Violation> {
         let spoken = match body {
             Body::Promise(promise) => (promise.accepted, promise.end),
             Body::Accepted(accepted) => match accepted.standing {
                 Standing::Synced { persisted, .. } => (accepted.ballot, persisted),
-                Standing::Unsynced { .. } => return Ok(()),
+                Standing::Unsynced { .. } => return Ok(false),
             },
-            _ => return Ok(()),
+            _ => return Ok(false),
         };
-        let before = self.spoken.entry(node).or_default();
+        let before = self.spoken.of(node);
         *before = spoken.max(*before);
-        self.check(node, spoken, disk)
+        let there = (disk.promised(), disk.accepted(), disk.end());
+        check(node, spoken, there, decided)?;
+        Ok(true)
     }
 
-    /// A node starts from its disk.
-    pub(crate) fn on_start(&mut self, node: NodeId, disk: &Disk) -> Result<(), Violation> {
-        let spoken = self.spoken.get(&node).copied().unwrap_or_default();
-        self.check(node, spoken, disk)
+    /// A node starts from what its store recovered.
+    pub(crate) fn on_start(
+        &mut self,
+        node: NodeId,
+        disk: &Recovered,
+        decided: &OneValue,
+    ) -> Result<(), Violation> {
+        let spoken = *self.spoken.of(node);
+        let there = (disk.promised, disk.accepted, disk.claimed);
+        check(node, spoken, there, decided)
     }
 
     /// A write is about to reach a disk: it may not remove what is decided, unless it puts the
@@ -51,36 +57,48 @@ impl AcknowledgedSurvives {
     pub(crate) fn on_write(
         &self,
         node: NodeId,
-        disk: &Disk,
+        disk: &Shadow,
         batch: &WriteBatch,
         decided: &OneValue,
     ) -> Result<(), Violation> {
-        let Some(from) = batch.truncate_from else {
-            return Ok(());
+        let removed = match batch.truncate_from {
+            _ if batch.restart => disk.first(),
+            Some(from) => from,
+            None => return Ok(()),
         };
+        let covered = batch.snapshot.as_ref().map_or(Slot::NONE, |meta| meta.slot);
+        let from = removed.max(covered.next());
         for slot in from.0..=disk.end().0.min(decided.count()) {
             let slot = Slot(slot);
             let held = disk.entry(slot);
-            let put = batch.entries.iter().find(|entry| entry.slot == slot);
-            if held.as_ref() == decided.get(slot) && put != held.as_ref() {
+            let first = batch.entries.first().map_or(slot, |entry| entry.slot);
+            let put = slot.0.checked_sub(first.0);
+            let put = put.and_then(|index| batch.entries.get(index as usize));
+            if held == decided.get(slot) && put != held {
                 let detail = format!("node {node} removes {held:?}, which is decided");
-                return Err(Violation::new(NAME, detail));
+                return Err(Violation::of(Check::Acknowledged, detail));
             }
         }
         Ok(())
     }
+}
 
-    fn check(&self, node: NodeId, spoken: (Ballot, Slot), disk: &Disk) -> Result<(), Violation> {
-        let (ballot, end) = spoken;
-        let (durable, there) = (disk.accepted(), disk.end());
-        // Under a higher promise, decided entries may replace the end of an older log.
-        let replaced = disk.promised() > ballot;
-        if durable < ballot || (durable == ballot && there < end && !replaced) {
-            let detail = format!(
-                "node {node} acknowledged {ballot} to slot {end}; its disk has {durable} to {there}"
-            );
-            return Err(Violation::new(NAME, detail));
-        }
-        Ok(())
+fn check(
+    node: NodeId,
+    (ballot, end): (Ballot, Slot),
+    (promised, accepted, there): (Ballot, Ballot, Slot),
+    decided: &OneValue,
+) -> Result<(), Violation> {
+    // Under a higher promise, or where another ballot's entry is known to be decided, that may
+    // replace the end of an older log.
+    let last = Slot(decided.count()).min(end);
+    let lost = decided.get(last).is_some_and(|entry| entry.origin > ballot);
+    let replaced = promised > ballot || lost;
+    if accepted < ballot || (accepted == ballot && there < end && !replaced) {
+        let detail = format!(
+            "node {node} acknowledged {ballot} to slot {end}; its disk has {accepted} to {there}"
+        );
+        return Err(Violation::of(Check::Acknowledged, detail));
     }
+    Ok(())
 }

@@ -4,15 +4,14 @@
 //! The first is what makes reads linearizable (Ongaro, *Consensus: Bridging Theory and Practice*,
 //! 2014, section 6.4, has the same for Raft's read index); the second is what leases rest on.
 
+use crate::sim::coverage::Check;
 use crate::sim::invariants::Violation;
-use crate::types::{Ballot, ConfirmNumber, Leadership, NodeId, Slot};
-
-const NAME: &str = "a confirm is current";
+use crate::types::{Ballot, ConfirmNumber, NodeId, Slot};
 
 /// What was true when a leader was asked to confirm itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Question {
-    pub(crate) leadership: Leadership,
+    pub(crate) leadership: Ballot,
     pub(crate) number: ConfirmNumber,
     applied: Slot,
     highest_leader: Ballot,
@@ -39,7 +38,7 @@ impl ConfirmsAreCurrent {
     /// A leader is asked, after something was decided under the ballot `highest_decided`.
     pub(crate) fn ask(
         &self,
-        leadership: Leadership,
+        leadership: Ballot,
         number: ConfirmNumber,
         highest_decided: Ballot,
     ) -> Question {
@@ -58,20 +57,20 @@ impl ConfirmsAreCurrent {
         question: &Question,
         applied: Slot,
     ) -> Result<(), Violation> {
-        let ballot = question.leadership.ballot;
+        let ballot = question.leadership;
         if applied < question.applied {
             let known = question.applied;
             let detail = format!(
                 "node {node} confirms {ballot} at slot {applied}, but {known} was applied before \
                  it was asked"
             );
-            return Err(Violation::new(NAME, detail));
+            return Err(Violation::of(Check::Confirm, detail));
         }
         if ballot < question.highest_leader {
             let higher = question.highest_leader;
             let detail =
                 format!("node {node} confirms {ballot}, but {higher} led before it was asked");
-            return Err(Violation::new(NAME, detail));
+            return Err(Violation::of(Check::Confirm, detail));
         }
         Ok(())
     }

@@ -4,24 +4,55 @@
 //! here: a quorum of disks has held it under one ballot, or a replica has applied it; so a
 //! contradiction is found before anybody has applied the second value.
 
-use std::collections::BTreeMap;
+use std::fmt;
 
-use crate::sim::disk::Disk;
-use crate::sim::invariants::Violation;
+use crate::limits::MEMBERS_MAX;
+use crate::membership::Membership;
+use crate::sim::coverage::{Check, Coverage};
+use crate::sim::invariants::{Violation, epochs::Epochs};
+use crate::sim::network::NODES_MAX;
+use crate::sim::shadow::Shadow;
 use crate::types::{Ballot, Entry, EntryKind, NodeId, Slot};
-
-const NAME: &str = "one value is decided for each slot";
 
 /// What has been decided.
 #[derive(Debug, Default)]
 pub struct OneValue {
     decided: Vec<Entry>,
-    /// How far each node's disk has held the log of each ballot.
-    held: BTreeMap<Ballot, BTreeMap<NodeId, Slot>>,
-    /// How far the log of each ballot has been counted as decided.
-    counted: BTreeMap<Ballot, Slot>,
+    /// The logs of all ballots, the newest last.
+    logs: Vec<BallotLog>,
+    /// For each command proposed, the slot for which it was decided.
     proposed: Vec<Option<Slot>>,
     highest: Ballot,
+}
+
+/// How far the log of one ballot has come.
+#[derive(Debug)]
+struct BallotLog {
+    ballot: Ballot,
+    /// How far each node's disk has held it.
+    ends: [Slot; NODES_MAX],
+    /// How far it has been counted as decided.
+    counted: Slot,
+}
+
+impl BallotLog {
+    fn new(ballot: Ballot) -> BallotLog {
+        BallotLog {
+            ballot,
+            ends: [Slot::NONE; NODES_MAX],
+            counted: Slot::NONE,
+        }
+    }
+
+    /// What an accept quorum has held.
+    fn held_by(&self, members: &Membership) -> Slot {
+        let mut ends = [Slot::NONE; MEMBERS_MAX];
+        for (end, member) in ends.iter_mut().zip(&members.members) {
+            *end = self.ends[member.0 as usize];
+        }
+        ends.sort_unstable();
+        ends[MEMBERS_MAX - usize::from(members.quorums.accept)]
+    }
 }
 
 impl OneValue {
@@ -41,40 +72,54 @@ impl OneValue {
         self.highest
     }
 
-    /// A payload for a new command.
-    pub(crate) fn new_command(&mut self) -> u64 {
+    /// The number of the command that is proposed next.
+    pub(crate) fn next_command(&self) -> u64 {
+        self.proposed.len() as u64
+    }
+
+    /// It has been proposed.
+    pub(crate) fn proposed(&mut self) {
         self.proposed.push(None);
-        self.proposed.len() as u64 - 1
     }
 
     /// A disk changed: perhaps a quorum holds more of its ballot's log now.
     pub(crate) fn on_disk(
         &mut self,
         node: NodeId,
-        disk: &Disk,
-        members: usize,
+        disk: &Shadow,
+        epochs: &mut Epochs,
+        coverage: &mut Coverage,
     ) -> Result<(), Violation> {
         let ballot = disk.accepted();
-        let held = self.held.entry(ballot).or_default();
-        let end = held.entry(node).or_default();
-        *end = disk.end().max(*end);
-        let mut ends: Vec<Slot> = held.values().copied().collect();
-        ends.sort_unstable();
-        let quorum = members / 2 + 1;
-        if ends.len() < quorum || ballot == Ballot::NONE {
+        if ballot.round == 0 {
             return Ok(());
         }
-        self.highest = self.highest.max(ballot);
+        let Some(members) = epochs.members(ballot.epoch) else {
+            let detail = format!("node {node} holds a log of {ballot}, which nobody began");
+            return Err(Violation::of(Check::Epochs, detail));
+        };
+        let log = self.log_of(ballot);
+        let end = &mut log.ends[node.0 as usize];
+        *end = disk.end().max(*end);
         // What a quorum holds, this disk may not hold all of: the rest is counted later.
-        let decided = ends[ends.len() - quorum].min(disk.end());
-        let from = self.counted.get(&ballot).copied().unwrap_or_default();
-        for slot in from.0 + 1..=decided.0 {
-            let entry = disk.entry(Slot(slot)).expect("it is on this disk");
-            self.decide(&entry, || {
-                format!("the disks of a quorum, under ballot {ballot},")
-            })?;
+        let decided = log.held_by(members).min(disk.end());
+        if decided <= log.counted {
+            return Ok(());
         }
-        self.counted.insert(ballot, decided.max(from));
+        let from = std::mem::replace(&mut log.counted, decided);
+        self.highest = self.highest.max(ballot);
+        // What is not in the log is in a snapshot, which is checked for itself.
+        for slot in (from.0 + 1).max(disk.first().0)..=decided.0 {
+            let Some(entry) = disk.entry(Slot(slot)) else {
+                // The disk has lost it since.
+                continue;
+            };
+            coverage.check(Check::OneValue);
+            match self.get(entry.slot) {
+                Some(known) => agree(known, entry, &"a quorum of disks")?,
+                None => self.decide(entry.clone(), &"a quorum of disks", epochs, coverage)?,
+            }
+        }
         Ok(())
     }
 
@@ -82,41 +127,56 @@ impl OneValue {
     pub(crate) fn on_apply(
         &mut self,
         node: NodeId,
-        entry: &Entry,
+        entry: Entry,
         outcomes_only: bool,
+        epochs: &mut Epochs,
+        coverage: &mut Coverage,
     ) -> Result<(), Violation> {
-        if !outcomes_only && self.get(entry.slot).is_none() {
-            let detail = format!("node {node} applies {entry:?}, which no quorum of disks holds");
-            return Err(Violation::new("what is applied is decided", detail));
+        coverage.check(Check::AppliedIsDecided);
+        match self.get(entry.slot) {
+            Some(known) => agree(known, &entry, &node),
+            None if outcomes_only => self.decide(entry, &node, epochs, coverage),
+            None => {
+                let detail =
+                    format!("node {node} applies {entry:?}, which no quorum of disks holds");
+                Err(Violation::of(Check::AppliedIsDecided, detail))
+            }
         }
-        self.decide(entry, || format!("node {node}, which applied it,"))
     }
 
-    fn decide(&mut self, entry: &Entry, by: impl Fn() -> String) -> Result<(), Violation> {
-        if let Some(known) = self.get(entry.slot) {
-            if known == entry {
-                return Ok(());
-            }
-            let detail = format!("{} has {entry:?}, but decided is {known:?}", by());
-            return Err(Violation::new(NAME, detail));
-        }
+    fn log_of(&mut self, ballot: Ballot) -> &mut BallotLog {
+        let known = self.logs.iter().rposition(|log| log.ballot == ballot);
+        let index = known.unwrap_or_else(|| {
+            self.logs.push(BallotLog::new(ballot));
+            self.logs.len() - 1
+        });
+        &mut self.logs[index]
+    }
+
+    fn decide(
+        &mut self,
+        entry: Entry,
+        by: &dyn fmt::Display,
+        epochs: &mut Epochs,
+        coverage: &mut Coverage,
+    ) -> Result<(), Violation> {
         if entry.slot.0 != self.count() + 1 {
-            let detail = format!("{} has {entry:?} before slot {}", by(), self.count() + 1);
-            return Err(Violation::new(NAME, detail));
+            let next = self.count() + 1;
+            let detail = format!("{by} has {entry:?} before slot {next} is decided");
+            return Err(Violation::of(Check::OneValue, detail));
         }
-        self.check_proposed(entry)?;
-        self.decided.push(entry.clone());
+        if entry.kind == EntryKind::Command {
+            coverage.check(Check::Proposed);
+            self.check_proposed(&entry)?;
+        }
+        epochs.on_decided(&entry);
+        self.decided.push(entry);
         Ok(())
     }
 
     fn check_proposed(&mut self, entry: &Entry) -> Result<(), Violation> {
-        if entry.kind == EntryKind::NewLeader {
-            return Ok(());
-        }
-        let number = entry
-            .payload
-            .first_chunk::<8>()
-            .map(|bytes| u64::from_le_bytes(*bytes));
+        let number = entry.payload.first_chunk::<8>();
+        let number = number.map(|bytes| u64::from_le_bytes(*bytes));
         let proposed = number.and_then(|number| self.proposed.get_mut(number as usize));
         match proposed {
             Some(slot @ None) => {
@@ -125,12 +185,21 @@ impl OneValue {
             }
             Some(Some(other)) => {
                 let detail = format!("{entry:?} was decided for slot {other} already");
-                Err(Violation::new("a command is decided once", detail))
+                Err(Violation::of(Check::Proposed, detail))
             }
             None => {
                 let detail = format!("{entry:?} was proposed by nobody");
-                Err(Violation::new("what is decided was proposed", detail))
+                Err(Violation::of(Check::Proposed, detail))
             }
         }
     }
+}
+
+/// Two entries of the same slot, both of them decided, are the same.
+fn agree(known: &Entry, entry: &Entry, by: &dyn fmt::Display) -> Result<(), Violation> {
+    if known == entry {
+        return Ok(());
+    }
+    let detail = format!("{by} has {entry:?}, but decided is {known:?}");
+    Err(Violation::of(Check::OneValue, detail))
 }

@@ -3,10 +3,9 @@
 //! Also: a run in which nothing happened proves nothing, so it fails.
 
 use crate::sim::Report;
+use crate::sim::coverage::Check;
 use crate::sim::invariants::Violation;
 use crate::sim::plan::Plan;
-
-const NAME: &str = "after faults stop a leader exists within a bound and serves";
 
 /// How long the healed cell may take until a leader serves, and then until everyone has caught up,
 /// microseconds: some rounds of election, each of which may be spoilt by another candidate; and
@@ -15,13 +14,13 @@ const NAME: &str = "after faults stop a leader exists within a bound and serves"
 pub(crate) fn bound_micros(plan: &Plan, entries_behind: u64) -> u64 {
     let timing = &plan.timing;
     let attempt = timing.leader_timeout_micros + timing.round_micros + timing.jitter_micros;
-    let entry = 2 * plan.disk_micros + 1_000;
+    let entry = 4 * plan.disk_micros + 2_000;
     10 * attempt + 500_000 + entries_behind * entry
 }
 
 /// The bound passed without it.
 pub(crate) fn too_late(what: &str, bound: u64) -> Violation {
-    Violation::new(NAME, format!("{what} within {bound} us"))
+    Violation::of(Check::Recovery, format!("{what} within {bound} us"))
 }
 
 /// Whether anything happened.

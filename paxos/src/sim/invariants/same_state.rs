@@ -2,6 +2,7 @@
 //!
 //! (Schneider, *Implementing Fault-Tolerant Services Using the State Machine Approach*, 1990.)
 
+use crate::sim::coverage::Check;
 use crate::sim::invariants::Violation;
 use crate::types::{Entry, NodeId, Slot};
 
@@ -10,6 +11,16 @@ use crate::types::{Entry, NodeId, Slot};
 pub struct StateHash(u64);
 
 impl StateHash {
+    /// As a number.
+    pub(crate) fn value(self) -> u64 {
+        self.0
+    }
+
+    /// The state that a number stands for.
+    pub(crate) fn of_value(value: u64) -> StateHash {
+        StateHash(value)
+    }
+
     /// Applies an entry.
     pub(crate) fn apply(&mut self, entry: &Entry) {
         for number in [entry.slot.0, u64::from(entry.crc)] {
@@ -25,6 +36,11 @@ pub struct SameState {
 }
 
 impl SameState {
+    /// Whether some replica has come as far.
+    pub(crate) fn knows(&self, slot: Slot) -> bool {
+        slot.0 <= self.after.len() as u64
+    }
+
     /// A replica has applied everything up to `slot`.
     pub(crate) fn on_applied(
         &mut self,
@@ -41,10 +57,7 @@ impl SameState {
             }
             _ => {
                 let detail = format!("node {node} differs after slot {slot}");
-                Err(Violation::new(
-                    "replicas that applied the same slot are equal",
-                    detail,
-                ))
+                Err(Violation::of(Check::SameState, detail))
             }
         }
     }

@@ -1,0 +1,54 @@
+//! The state machine of a simulated node: it remembers everything that it was given, as a hash.
+
+use bytes::Bytes;
+
+use crate::membership::Membership;
+use crate::sim::invariants::same_state::StateHash;
+use crate::types::{Ballot, Entry, EntryKind, Slot};
+
+/// A state, and what it is the state of.
+#[derive(Clone, Debug)]
+pub(super) struct Machine {
+    /// The last slot applied.
+    pub(super) applied: Slot,
+    /// The ballot under which that entry was proposed.
+    pub(super) origin: Ballot,
+    /// Who votes after it; [`Membership::none`] if that is not known.
+    pub(super) membership: Membership,
+    pub(super) hash: StateHash,
+}
+
+impl Machine {
+    pub(super) fn new(membership: Membership) -> Machine {
+        Machine {
+            applied: Slot::NONE,
+            origin: Ballot::NONE,
+            membership,
+            hash: StateHash::default(),
+        }
+    }
+
+    pub(super) fn apply(&mut self, entry: &Entry) {
+        self.applied = entry.slot;
+        self.origin = entry.origin;
+        self.hash.apply(entry);
+        if entry.kind == EntryKind::Stop
+            && let Some(next) = Membership::decode(&entry.payload)
+        {
+            self.membership = next;
+        }
+    }
+
+    /// The state as a snapshot holds it, of this many bytes at least.
+    pub(super) fn encode(&self, bytes: usize) -> Vec<u8> {
+        let mut encoded = self.hash.value().to_le_bytes().to_vec();
+        encoded.resize(bytes.max(8), 0x5a);
+        encoded
+    }
+
+    /// The state that a snapshot holds.
+    pub(super) fn decode(bytes: &Bytes) -> Option<StateHash> {
+        let value = bytes.first_chunk::<8>()?;
+        Some(StateHash::of_value(u64::from_le_bytes(*value)))
+    }
+}
