@@ -218,5 +218,6 @@ fn existing(dir: &Path) -> Result<Option<CellLayout>, DevError> {
         cell: config.cell(),
         nodes,
         clients,
+        operator: dir.join("operator/client.toml"),
     }))
 }

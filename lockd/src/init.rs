@@ -1,24 +1,29 @@
-//! Makes a cell: its id, its authority, its certificates, its keys, its empty logs.
+//! Makes a cell: its id, its authority, its certificates, its keys, its empty logs; and later the
+//! directories of further nodes.
 //!
 //! The authority's private key stays in the directory's root and belongs nowhere near a node.
 //! Each node's and each client's directory is complete and can be copied to its machine.
 
 use std::fs;
-use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use lockd_protocol::roles::Role;
 use lockd_protocol::ticket::Signer;
 use lockd_protocol::{CellId, NodeId};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer};
-use rcgen::{KeyPair, KeyUsagePurpose};
+use paxos::{Membership, MembershipError, Quorums};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Serialize;
 
+use crate::authority::{Authority, hex, make_identity, read, write, write_secret};
 use crate::server::config::{MemberConfig, NodeConfig};
+use crate::server::core::members::{Member, Members, encode_members};
 use crate::server::store;
+
+/// The identity of whoever may change the members.
+const OPERATOR: &str = "operator";
+
+const TICKET_KEY_FILE: &str = "ticket.key";
 
 /// What to make.
 #[derive(Clone, Debug)]
@@ -28,6 +33,8 @@ pub struct InitOptions {
     pub addresses: Vec<SocketAddr>,
     /// Names of client identities to make, each in a directory of its name.
     pub clients: Vec<String>,
+    /// How many nodes it takes; majorities if not given.
+    pub quorums: Option<Quorums>,
 }
 
 impl Default for InitOptions {
@@ -37,6 +44,7 @@ impl Default for InitOptions {
         InitOptions {
             addresses: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); 3],
             clients: vec!["client".to_owned(), "gateway".to_owned()],
+            quorums: None,
         }
     }
 }
@@ -50,6 +58,8 @@ pub struct CellLayout {
     pub nodes: Vec<PathBuf>,
     /// `client.toml` of each client identity, in the order asked for.
     pub clients: Vec<PathBuf>,
+    /// `client.toml` of the operator.
+    pub operator: PathBuf,
 }
 
 /// Why a cell could not be made.
@@ -62,11 +72,24 @@ pub enum InitError {
     #[error("a cell has 1, 3 or 5 nodes, not {0}: give that many --address")]
     Size(usize),
     /// A client's name that cannot stand in a certificate.
-    #[error("client name {0:?}: use 1 to 63 lower-case letters, digits and hyphens")]
+    #[error(
+        "client name {0:?}: use 1 to 63 lower-case letters, digits and hyphens, not `operator`"
+    )]
     ClientName(String),
     /// Two nodes share an address.
     #[error("address {0} is given twice")]
     Address(SocketAddr),
+    /// The quorums do not fit the nodes.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    /// A file that `lockd init` made cannot be read.
+    #[error("cannot read {path}: {source}; give the directory that `lockd init` made")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// A file could not be written.
     #[error("cannot write {path}: {source}")]
     Write {
@@ -109,46 +132,139 @@ pub fn init(dir: &Path, options: &InitOptions) -> Result<CellLayout, InitError> 
         })?
         .public_key();
     let authority = Authority::new(cell)?;
-    write(&dir.join("ca.pem"), &authority.pem)?;
-    write_secret(
-        &dir.join("ca-key.pem"),
-        &authority.issuer.key().serialize_pem(),
-    )?;
+    authority.save(dir)?;
+    let ticket_key = format!("{}\n", hex(&seed));
+    write_secret(&dir.join(TICKET_KEY_FILE), &ticket_key)?;
 
-    let mut layout = CellLayout {
-        cell,
-        nodes: Vec::new(),
-        clients: Vec::new(),
-    };
-    for member in &members {
-        let id = NodeId(member.id);
-        let home = dir.join(format!("node-{id}"));
-        make_identity(&home, &authority, &Role::Node(id))?;
-        write_secret(&home.join("ticket.key"), &format!("{}\n", hex(&seed)))?;
-        let config = NodeConfig::standard(cell, id, members.clone());
-        write(&home.join("node.toml"), &to_toml(&config)?)?;
-        let incarnation = u64::from_le_bytes(draw(&random)?);
-        let ids = members.iter().map(|member| NodeId(member.id));
-        store::create(&home.join("data"), cell, id, incarnation, ids).map_err(InitError::Store)?;
-        layout.nodes.push(home.join("node.toml"));
+    let disks = draw_disks(&members, &random)?;
+    let membership = first_membership(&disks, options.quorums)?;
+    let mut nodes = Vec::new();
+    for (id, disk) in &disks {
+        let node = NewNode {
+            cell,
+            id: *id,
+            incarnation: disk.incarnation,
+            members: members.clone(),
+            membership: membership.clone(),
+        };
+        nodes.push(node.make(dir, &authority, &ticket_key)?);
     }
-    for name in &options.clients {
+    let client_file = to_toml(&ClientFile::new(cell, &members, &public_key))?;
+    let make_client = |role: &Role, name: &str| {
         let home = dir.join(name);
-        make_identity(&home, &authority, &Role::Client(name.clone()))?;
-        write(
-            &home.join("client.toml"),
-            &to_toml(&ClientFile::new(cell, &members, &public_key))?,
-        )?;
-        layout.clients.push(home.join("client.toml"));
+        make_identity(&home, &authority, role)?;
+        let path = home.join("client.toml");
+        write(&path, &client_file).map(|()| path)
+    };
+    let clients = options.clients.iter();
+    let clients = clients.map(|name| make_client(&Role::Client(name.clone()), name));
+    Ok(CellLayout {
+        cell,
+        nodes,
+        clients: clients.collect::<Result<_, _>>()?,
+        operator: make_client(&Role::Operator(OPERATOR.to_owned()), OPERATOR)?,
+    })
+}
+
+/// A node that is to join a cell.
+#[derive(Clone, Debug)]
+pub struct PrepareOptions {
+    /// The cell.
+    pub cell: CellId,
+    /// A number that no member ever had.
+    pub node: NodeId,
+    /// Where it will be. Port 0 takes a free port of this machine.
+    pub address: SocketAddr,
+    /// Where it finds the cell.
+    pub members: Vec<MemberConfig>,
+}
+
+/// Makes the directory of a node that is to join, in `dir` where `lockd init` put the cell's
+/// authority; its `node.toml` and its address.
+///
+/// # Errors
+/// [`InitError`] says what is in the way.
+pub fn prepare(dir: &Path, options: &PrepareOptions) -> Result<(PathBuf, SocketAddr), InitError> {
+    let authority = Authority::load(dir, options.cell)?;
+    let ticket_key = read(&dir.join(TICKET_KEY_FILE))?;
+    let own = members(&[options.address])?;
+    let address = own.first().map_or(options.address, |own| own.address);
+    let id = options.node.0;
+    let mut known = options.members.clone();
+    known.push(MemberConfig { id, address });
+    let node = NewNode {
+        cell: options.cell,
+        id: options.node,
+        incarnation: u64::from_le_bytes(draw(&SystemRandom::new())?),
+        members: known,
+        membership: Membership::none(),
+    };
+    Ok((node.make(dir, &authority, &ticket_key)?, address))
+}
+
+/// What the directory of a node is made of.
+struct NewNode {
+    cell: CellId,
+    id: NodeId,
+    incarnation: u64,
+    members: Vec<MemberConfig>,
+    membership: Membership,
+}
+
+impl NewNode {
+    fn make(
+        self,
+        dir: &Path,
+        authority: &Authority,
+        ticket_key: &str,
+    ) -> Result<PathBuf, InitError> {
+        let home = dir.join(format!("node-{}", self.id));
+        make_identity(&home, authority, &Role::Node(self.id))?;
+        write_secret(&home.join(TICKET_KEY_FILE), ticket_key)?;
+        let config = NodeConfig::standard(self.cell, self.id, self.members);
+        let path = home.join("node.toml");
+        write(&path, &to_toml(&config)?)?;
+        let data = home.join("data");
+        store::create(
+            &data,
+            self.cell,
+            self.id,
+            self.incarnation,
+            &self.membership,
+        )
+        .map_err(InitError::Store)?;
+        Ok(path)
     }
-    Ok(layout)
+}
+
+/// Gives each member a disk.
+fn draw_disks(members: &[MemberConfig], random: &SystemRandom) -> Result<Members, InitError> {
+    let draw = |member: &MemberConfig| {
+        let disk = Member {
+            address: member.address.to_string(),
+            incarnation: u64::from_le_bytes(draw(random)?),
+        };
+        Ok((NodeId(member.id), disk))
+    };
+    members.iter().map(draw).collect()
+}
+
+fn first_membership(
+    members: &Members,
+    quorums: Option<Quorums>,
+) -> Result<Membership, MembershipError> {
+    let mut first = Membership::first(members.keys().map(|id| paxos::NodeId(id.0)))?;
+    first.quorums = quorums.unwrap_or(first.quorums);
+    first.context = encode_members(members);
+    first.validate()?;
+    Ok(first)
 }
 
 fn check(options: &InitOptions) -> Result<(), InitError> {
     if ![1, 3, 5].contains(&options.addresses.len()) {
         return Err(InitError::Size(options.addresses.len()));
     }
-    let taken = |name: &&String| !lockd_protocol::roles::is_client_name(name);
+    let taken = |name: &&String| !lockd_protocol::roles::is_client_name(name) || *name == OPERATOR;
     if let Some(name) = options.clients.iter().find(taken) {
         return Err(InitError::ClientName(name.clone()));
     }
@@ -197,60 +313,6 @@ fn members(addresses: &[SocketAddr]) -> Result<Vec<MemberConfig>, InitError> {
     Ok(members)
 }
 
-/// The cell's certificate authority.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    fn new(cell: CellId) -> Result<Authority, rcgen::Error> {
-        let mut params = CertificateParams::new(Vec::new())?;
-        params
-            .distinguished_name
-            .push(DnType::CommonName, format!("lockd cell {cell}"));
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate()?;
-        let pem = params.self_signed(&key)?.pem();
-        Ok(Authority {
-            issuer: Issuer::new(params, key),
-            pem,
-        })
-    }
-
-    fn certify(&self, role: &Role) -> Result<(String, String), rcgen::Error> {
-        let mut params = CertificateParams::new(role.dns_names())?;
-        let (name, usages) = match role {
-            Role::Node(id) => (
-                format!("node {id}"),
-                vec![
-                    ExtendedKeyUsagePurpose::ServerAuth,
-                    ExtendedKeyUsagePurpose::ClientAuth,
-                ],
-            ),
-            Role::Client(name) => (name.clone(), vec![ExtendedKeyUsagePurpose::ClientAuth]),
-        };
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.extended_key_usages = usages;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok((certificate.pem(), key.serialize_pem()))
-    }
-}
-
-fn make_identity(home: &Path, authority: &Authority, role: &Role) -> Result<(), InitError> {
-    fs::create_dir(home).map_err(|source| InitError::Write {
-        path: home.into(),
-        source,
-    })?;
-    let (certificate, key) = authority.certify(role)?;
-    write(&home.join("ca.pem"), &authority.pem)?;
-    write(&home.join("cert.pem"), &certificate)?;
-    write_secret(&home.join("key.pem"), &key)
-}
-
 /// What `client.toml` says; the client SDK reads it.
 #[derive(Serialize)]
 struct ClientFile {
@@ -287,37 +349,9 @@ fn draw<const N: usize>(random: &SystemRandom) -> Result<[u8; N], InitError> {
     Ok(bytes)
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn to_toml<T: Serialize>(value: &T) -> Result<String, InitError> {
     toml::to_string(value).map_err(|e| InitError::Machine {
         what: "configuration",
         reason: e.to_string(),
-    })
-}
-
-fn write(path: &Path, text: &str) -> Result<(), InitError> {
-    write_with_mode(path, text, 0o644)
-}
-
-fn write_secret(path: &Path, text: &str) -> Result<(), InitError> {
-    write_with_mode(path, text, 0o600)
-}
-
-fn write_with_mode(path: &Path, text: &str, mode: u32) -> Result<(), InitError> {
-    let written = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)
-        .and_then(|mut file| {
-            file.write_all(text.as_bytes())
-                .and_then(|()| file.sync_all())
-        });
-    written.map_err(|source| InitError::Write {
-        path: path.into(),
-        source,
     })
 }

@@ -6,6 +6,7 @@
 //! * [`dev`]: a whole cell in this process.
 //! * [`cli`]: the `lockd` command line.
 
+mod authority;
 pub mod cli;
 pub mod dev;
 pub mod init;

@@ -36,6 +36,35 @@ pub const STALL: Duration = Duration::from_millis(250);
 /// Most expiries proposed in one turn, so that a mass expiry does not starve renewals.
 pub const EXPIRIES_PER_TURN_MAX: usize = 1024;
 
+/// Entries of the log since the last snapshot after which another one is made, if they are longer
+/// than that one.
+pub const COMPACT_ENTRIES_MIN: u64 = 64 * 1024;
+
+/// Bytes of the log since the last snapshot after which another one is made, if they are longer
+/// than that one.
+pub const COMPACT_BYTES_MIN: u64 = 16 << 20;
+
+/// Pause before a snapshot that could not be made is tried again.
+pub const COMPACT_RETRY: Duration = Duration::from_secs(10);
+
+/// Sessions and locks up to which a node compares its own state with what its disk says.
+pub const COMPARED_ITEMS_MAX: usize = 4096;
+
+/// Bytes that the making of a snapshot reads or writes in one step.
+pub const COMPACT_STEP_BYTES: usize = 128 * 1024;
+
+/// Pause after each step of the making of a snapshot, for everything else that the machine does.
+pub const COMPACT_PAUSE: Duration = Duration::from_millis(1);
+
+/// A node that was heard this short a while ago counts as reachable: several heartbeats.
+pub const REACHABLE_WITHIN: Duration = Duration::from_millis(500);
+
+/// Most nodes that a configuration may name.
+pub const CONFIGURED_MEMBERS_MAX: usize = 16;
+
+/// Nodes without a vote whose introductions a node remembers.
+pub const SEEN_NODES_MAX: usize = 64;
+
 /// How long a handshake, and the first frame after it, may take.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -186,23 +186,30 @@ fn a_data_directory_that_is_not_the_nodes_own_is_refused() {
         made(&dir.path().join("ours")),
         made(&dir.path().join("theirs")),
     );
-    let data = |config: &Path| home(config).join("data/log.redb");
+    let data = |config: &Path| home(config).join("data");
+    let put = |from: &Path, to: &Path| {
+        std::fs::remove_dir_all(data(to)).unwrap();
+        std::fs::rename(data(from), data(to)).unwrap();
+    };
 
-    std::fs::copy(data(&ours.nodes[1]), data(&ours.nodes[0])).unwrap();
+    put(&ours.nodes[1], &ours.nodes[0]);
     let reason = refusal(&ours.nodes[0]);
     assert!(reason.contains("node 2"), "{reason}");
 
-    std::fs::copy(data(&theirs.nodes[1]), data(&ours.nodes[1])).unwrap();
+    std::fs::create_dir(data(&ours.nodes[1])).unwrap();
+    let reason = refusal(&ours.nodes[1]);
+    assert!(reason.contains("replace"), "{reason}");
+
+    put(&theirs.nodes[1], &ours.nodes[1]);
     let reason = refusal(&ours.nodes[1]);
     assert!(reason.contains(&theirs.cell.to_string()), "{reason}");
 
-    std::fs::remove_file(data(&ours.nodes[2])).unwrap();
-    let reason = refusal(&ours.nodes[2]);
-    assert!(reason.contains("replace"), "{reason}");
-
-    std::fs::write(data(&theirs.nodes[2]), b"not a log at all, but long enough").unwrap();
+    for file in std::fs::read_dir(data(&theirs.nodes[2])).unwrap() {
+        let path = file.unwrap().path();
+        std::fs::write(path, b"not a log at all, but long enough").unwrap();
+    }
     let reason = refusal(&theirs.nodes[2]);
-    assert!(reason.contains("log.redb"), "{reason}");
+    assert!(reason.contains("replace"), "{reason}");
 }
 
 #[test]

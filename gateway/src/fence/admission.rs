@@ -13,6 +13,7 @@
 //! - writers that are still busy after the database has waited for them are ended, and the
 //!   admission is tried again.
 
+use lockd_protocol::planted::{self, Planted};
 use lockd_protocol::types::{LockName, Token};
 
 use super::refusal::Refusal;
@@ -111,6 +112,9 @@ impl Admission {
             Event::Evicted | Event::Noted => Step::Admit,
             Event::EraBegun(era) => {
                 self.era = Some(era);
+                if planted::has(Planted::NoReseed) {
+                    return Step::SetHorizon(era, Token(0));
+                }
                 Step::DrawToken
             }
             Event::Drawn(token) => match self.era {
@@ -142,6 +146,7 @@ impl Admission {
                 shown,
                 needed: Some(needed),
             }),
+            Admitted::Busy if planted::has(Planted::AdmitBeforeDrained) => Step::Admitted,
             Admitted::Busy => Step::Evict,
             Admitted::Gone => Step::Refused(Refusal::Unavailable(
                 "this session is not on the server that the gateway's own connections reach \

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lockd_protocol::client::{EndReason, Refusal};
+use lockd_protocol::client::{EndReason, ReconfigureRefusal, Refusal};
 use lockd_protocol::{CellId, InvalidName, SessionId};
 
 use crate::config::ConfigError;
@@ -265,6 +265,18 @@ impl QueryError {
             _ => ErrorKind::Definite,
         }
     }
+}
+
+/// Why the members of the cell are not being changed, as far as is known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReconfigureError {
+    /// The leader refused: nothing has changed.
+    #[error(transparent)]
+    Refused(ReconfigureRefusal),
+    /// There was no answer, or none to this question: it may have begun.
+    #[error(transparent)]
+    Query(#[from] QueryError),
 }
 
 /// Why a lock was not broken.

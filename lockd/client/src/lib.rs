@@ -91,8 +91,8 @@ pub use clock::now;
 pub use config::{ClientConfig, ConfigError};
 pub use core::Time;
 pub use error::{
-    AcquireError, BreakError, ConnectError, ErrorKind, LostReason, QueryError, ReleaseError,
-    ReleaseOutcome,
+    AcquireError, BreakError, ConnectError, ErrorKind, LostReason, QueryError, ReconfigureError,
+    ReleaseError, ReleaseOutcome,
 };
 pub use guard::{GuardState, LockGuard};
 pub use lock::{LockBuilder, NameArg, Wait};

@@ -2,12 +2,14 @@
 
 use lockd_protocol::LockName;
 use lockd_protocol::SessionId;
-use lockd_protocol::client::{Answer, LockDetail, LockSummary, Query, SessionSummary, Status};
+use lockd_protocol::client::{
+    Answer, LockDetail, LockSummary, MemberChange, Query, SessionSummary, Status,
+};
 use lockd_protocol::limits::PAGE_ITEMS_MAX;
 use tokio::sync::oneshot;
 
 use crate::client::Client;
-use crate::error::QueryError;
+use crate::error::{QueryError, ReconfigureError};
 use crate::lock::NameArg;
 use crate::task::Command;
 
@@ -29,6 +31,31 @@ impl Client {
         match self.ask(Query::Status).await? {
             Answer::Status(status) => Ok(status),
             other => Err(unexpected(other)),
+        }
+    }
+
+    /// Asks the leader for a change of the cell's members, as an operator. `Ok`: it has begun, and
+    /// is done when the nodes' [`Status::epoch`] is above `epoch`.
+    ///
+    /// # Errors
+    /// [`ReconfigureError`]: nothing has changed, or, after no answer, it is not known.
+    pub async fn reconfigure(
+        &self,
+        epoch: u32,
+        change: MemberChange,
+        quorums: Option<(u8, u8)>,
+        force: bool,
+    ) -> Result<(), ReconfigureError> {
+        let query = Query::Reconfigure {
+            epoch,
+            change,
+            quorums,
+            force,
+        };
+        match self.ask(query).await? {
+            Answer::Reconfiguring => Ok(()),
+            Answer::NotReconfigured(refusal) => Err(ReconfigureError::Refused(refusal)),
+            other => Err(unexpected(other).into()),
         }
     }
 

@@ -243,6 +243,8 @@ impl Sessions {
             return;
         };
         slot.closing = true;
+        // The cell may grant its locks to others before its answer is here.
+        slot.give_up_guards();
         if slot.core.is_none() {
             self.slots.remove(&id);
             return;
@@ -290,7 +292,7 @@ impl Sessions {
                     slot.opened(Arc::new(Lease::new(session, lease, deadline, connected)));
                 }
                 Output::Deadline(deadline) => {
-                    let lease = slot.lease.as_ref();
+                    let lease = slot.lease.as_ref().filter(|_| !slot.closing);
                     let seen_lost = lease.is_some_and(|lease| !lease.extend(deadline));
                     if seen_lost && let Some(core) = slot.core.as_mut() {
                         core.handle(now, Input::Abandon(Ended::LeaseRanOut));

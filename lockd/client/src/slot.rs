@@ -163,6 +163,16 @@ impl Slot {
         self.open_until = None;
     }
 
+    /// Whoever closes the session gives up its guards at once.
+    pub(crate) fn give_up_guards(&self) {
+        if let Some(lease) = &self.lease {
+            lease.lose(LostReason::Closed);
+        }
+        for grant in self.grants.values() {
+            grant.lose(LostReason::Closed);
+        }
+    }
+
     /// One guard has lost its lock.
     pub(crate) fn grant_lost(&mut self, acquire: Sequence, reason: String) {
         if let Some(grant) = self.grants.get(&acquire) {

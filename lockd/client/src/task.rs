@@ -290,6 +290,10 @@ impl Task {
                         let _ = reply.send(answer);
                     }
                 }
+                Ok(Some(NodeFrame::Members(members))) => {
+                    let addresses = members.into_iter().map(|(_, address)| address);
+                    self.endpoints.learned(addresses);
+                }
                 Ok(Some(frame)) => {
                     if self.sessions.take_frame(now, frame) {
                         self.endpoints.served(&link.address);
@@ -328,7 +332,8 @@ impl Task {
         self.queries.insert(id, (query, reply));
     }
 
-    /// Questions change nothing, so that asking again is safe.
+    /// Questions change nothing, so that asking again is safe; and a change of the membership names
+    /// the epoch that it is for, so that it happens once.
     fn resend_queries(&mut self) {
         self.queries.retain(|_, (_, reply)| !reply.is_closed());
         for (id, (query, _)) in &self.queries {

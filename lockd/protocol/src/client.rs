@@ -186,6 +186,9 @@ pub enum NodeFrame {
         /// The operator's reason.
         reason: String,
     },
+    /// Who the members of the cell are, with their addresses for clients: after
+    /// [`NodeFrame::Welcome`], and whenever that changes.
+    Members(Vec<(NodeId, String)>),
     /// Answer to [`ClientFrame::Query`].
     Answer {
         /// Id of the query.
@@ -329,6 +332,110 @@ pub enum Query {
         /// Most items wanted.
         limit: u32,
     },
+    /// An operator wants another membership. Repeating it does no harm: it names the epoch that it
+    /// is meant for.
+    Reconfigure {
+        /// The membership that is to be changed, by its number.
+        epoch: u32,
+        /// What is to be different.
+        change: MemberChange,
+        /// Sizes of the next quorums, to prepare and to accept; majorities if not given.
+        quorums: Option<(u8, u8)>,
+        /// Also if fewer of the next members can be reached than a quorum takes.
+        force: bool,
+    },
+}
+
+/// How the members of a cell are to change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum MemberChange {
+    /// A node joins.
+    Add {
+        /// Its number, never used before.
+        node: NodeId,
+        /// Where it is, `host:port`.
+        address: String,
+    },
+    /// A node leaves for good.
+    Remove {
+        /// Its number.
+        node: NodeId,
+    },
+    /// A node takes the place of another one.
+    Replace {
+        /// Who leaves.
+        old: NodeId,
+        /// Who joins.
+        new: NodeId,
+        /// Where it is, `host:port`.
+        address: String,
+    },
+}
+
+/// Why the members of a cell are not being changed. Nothing has happened then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReconfigureRefusal {
+    /// The certificate is not an operator's.
+    #[error("only an operator may change the members: use the `operator` identity")]
+    NotOperator,
+    /// The membership is another one already.
+    #[error("the cell is in epoch {epoch} by now: look at `lockd member ls` and ask again")]
+    OtherEpoch {
+        /// The present one.
+        epoch: u32,
+    },
+    /// Another change is on its way, or the leader is new.
+    #[error("the membership is being changed, or the leader is new: ask again in a moment")]
+    InProgress,
+    /// The node that is to join has not been heard of.
+    #[error("node {node} has not reached the leader: start it, and see what it says")]
+    NotSeen {
+        /// Which.
+        node: NodeId,
+    },
+    /// The node that is to join lacks too much.
+    #[error("node {node} has {durable} of {decided} log entries: wait until it has caught up")]
+    NotCaughtUp {
+        /// Which.
+        node: NodeId,
+        /// Its last durable slot.
+        durable: u64,
+        /// The cell's last decided slot.
+        decided: u64,
+    },
+    /// The node that is to leave is no member.
+    #[error("node {node} is no member of the cell")]
+    Unknown {
+        /// Which.
+        node: NodeId,
+    },
+    /// The node that is to join has a number that was given before.
+    #[error(
+        "node {node}: numbers up to {newest} have been given, each for good; prepare a new node \
+         with `lockd member prepare`"
+    )]
+    NumberUsed {
+        /// Its number.
+        node: NodeId,
+        /// The highest one given.
+        newest: NodeId,
+    },
+    /// Too few of the next members can be reached for the cell to go on.
+    #[error(
+        "only {reachable} of the next members can be reached, and {needed} are needed: the cell \
+         would stand still; bring nodes back first, or insist with --force"
+    )]
+    WouldStandStill {
+        /// How many the leader hears, itself included.
+        reachable: u32,
+        /// How many a quorum takes.
+        needed: u32,
+    },
+    /// The next membership would be none.
+    #[error("{0}")]
+    Invalid(String),
 }
 
 /// Answer to a [`Query`].
@@ -355,6 +462,10 @@ pub enum Answer {
     },
     /// Not answered, and why.
     Refused(Refusal),
+    /// To [`Query::Reconfigure`]: it has begun, and is done when the cell is in the next epoch.
+    Reconfiguring,
+    /// To [`Query::Reconfigure`]: it has not begun, and why.
+    NotReconfigured(ReconfigureRefusal),
 }
 
 /// How a node and its cell are.
@@ -382,10 +493,43 @@ pub struct Status {
     pub locks: u64,
     /// Highest token granted, in its state.
     pub last_token: Token,
+    /// Whether it votes.
+    pub votes: bool,
+    /// Number of the membership it knows.
+    pub epoch: u32,
+    /// How many members it takes to prepare, and to accept.
+    pub quorums: (u8, u8),
+    /// The highest node number ever given to a member.
+    pub newest: NodeId,
+    /// Last slot of its newest snapshot; 0 if it has none.
+    pub snapshot: u64,
+    /// First slot of its log.
+    pub log_first: u64,
+    /// Last slot of its log.
+    pub log_end: u64,
+    /// Damaged places found on its disk since it started.
+    pub damaged: u64,
+    /// Damaged entries put right from the copies of others since it started.
+    pub repaired: u64,
+    /// On a leader: how the other nodes stand, voters and learners.
+    pub others: Vec<NodeStanding>,
     /// Time since the node started.
     pub uptime: Millis,
     /// Version of the program.
     pub program: String,
+}
+
+/// How another node stands, as the leader knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStanding {
+    /// Which node.
+    pub node: NodeId,
+    /// Whether it votes.
+    pub votes: bool,
+    /// Its last slot known to be durable.
+    pub durable: u64,
+    /// Time since it was last heard; `None` for a learner.
+    pub silent: Option<Millis>,
 }
 
 /// A lock in a listing.

@@ -8,13 +8,17 @@
 //! * [`types`]: the newtypes of the vocabulary (session, sequence, token, lock name ...).
 //! * [`frame`]: length-prefixed frames on a stream.
 //! * [`client`]: the conversation between a client and a node (ALPN `lockd/1`).
+//! * [`peer`]: how nodes introduce themselves to each other (ALPN `lockd-peer/1`).
 //! * [`ticket`]: the signed, printable form of a grant.
 //! * [`roles`]: how certificates name nodes and clients.
 //! * [`limits`]: every bound, as a named constant with its unit.
+//! * [`planted`]: bugs for the simulator to find; nothing in what is not built for simulation.
 
 pub mod client;
 pub mod frame;
 pub mod limits;
+pub mod peer;
+pub mod planted;
 pub mod roles;
 pub mod ticket;
 pub mod types;

@@ -3,6 +3,9 @@
 /// Version of the client protocol that this crate speaks.
 pub const CLIENT_PROTOCOL_VERSION: u16 = 1;
 
+/// Version of what the nodes of a cell say to each other.
+pub const PEER_PROTOCOL_VERSION: u16 = 1;
+
 /// TLS application protocol of client connections.
 pub const CLIENT_ALPN: &[u8] = b"lockd/1";
 

@@ -2,8 +2,9 @@
 //!
 //! One CA signs everything of a cell. A node's certificate carries the DNS names
 //! [`NODE_SERVER_NAME`] (by which clients and peers check that they talk to a node) and
-//! `N.node.lockd.internal`; a client's carries `NAME.client.lockd.internal` only. So a client's
-//! certificate can neither serve nor join the peers, whatever else it may say.
+//! `N.node.lockd.internal`; a client's carries `NAME.client.lockd.internal` only, and an operator's
+//! `NAME.operator.lockd.internal`. So a client's certificate can neither serve nor join the peers
+//! nor change who they are, whatever else it may say.
 
 use crate::types::NodeId;
 
@@ -14,8 +15,16 @@ pub const NODE_SERVER_NAME: &str = "node.lockd.internal";
 /// has the wrong role for it.
 pub const CLOSE_WRONG_ROLE: u32 = 1;
 
+/// Application error code with which a node closes the connection of a node of another cell.
+pub const CLOSE_OTHER_CELL: u32 = 6;
+
+/// Application error code with which a node closes the connection of a node whose disk is not the
+/// one that the cell knows by its number: a copy, an old one, or a new one.
+pub const CLOSE_OTHER_DISK: u32 = 7;
+
 const NODE_SUFFIX: &str = ".node.lockd.internal";
 const CLIENT_SUFFIX: &str = ".client.lockd.internal";
+const OPERATOR_SUFFIX: &str = ".operator.lockd.internal";
 
 /// Who a certificate speaks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +33,8 @@ pub enum Role {
     Node(NodeId),
     /// A client, by name.
     Client(String),
+    /// A client that may also change the members of the cell, by name.
+    Operator(String),
 }
 
 impl Role {
@@ -33,6 +44,7 @@ impl Role {
         match self {
             Role::Node(id) => vec![NODE_SERVER_NAME.to_owned(), format!("{id}{NODE_SUFFIX}")],
             Role::Client(name) => vec![format!("{name}{CLIENT_SUFFIX}")],
+            Role::Operator(name) => vec![format!("{name}{OPERATOR_SUFFIX}")],
         }
     }
 
@@ -47,6 +59,9 @@ impl Role {
     fn from_dns_name(name: &str) -> Option<Role> {
         if let Some(id) = name.strip_suffix(NODE_SUFFIX) {
             return id.parse().ok().map(|id| Role::Node(NodeId(id)));
+        }
+        if let Some(name) = name.strip_suffix(OPERATOR_SUFFIX) {
+            return is_client_name(name).then(|| Role::Operator(name.to_owned()));
         }
         let name = name.strip_suffix(CLIENT_SUFFIX)?;
         is_client_name(name).then(|| Role::Client(name.to_owned()))
@@ -68,7 +83,12 @@ mod tests {
 
     #[test]
     fn roles_survive_their_dns_names() {
-        for role in [Role::Node(NodeId(3)), Role::Client("billing-7".into())] {
+        let operator = Role::Operator("night-shift".into());
+        for role in [
+            Role::Node(NodeId(3)),
+            Role::Client("billing-7".into()),
+            operator,
+        ] {
             let names = role.dns_names();
             assert_eq!(
                 Role::from_dns_names(names.iter().map(String::as_str)),

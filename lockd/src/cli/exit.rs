@@ -10,6 +10,12 @@ use lockd_client::{AcquireError, BreakError, ConnectError, QueryError};
 
 /// Wrong flags, or a configuration that cannot be used.
 pub(super) const USAGE: u8 = 2;
+/// A node's disk is full. It may be started again when there is room.
+pub(super) const DISK_FULL: u8 = 116;
+/// A node is not who the others know: another disk, a copy, another cell.
+pub(super) const NOT_ITSELF: u8 = 117;
+/// A node has been removed from its cell.
+pub(super) const REMOVED: u8 = 118;
 /// A node's disk failed. It must not be started again as it is.
 pub(super) const DISK_FAILED: u8 = 119;
 /// The lock was not acquired.
@@ -38,9 +44,12 @@ pub(super) fn by_signal(signal: i32) -> u8 {
 
 /// All codes of `lockd` itself.
 #[cfg(test)]
-pub(super) const ALL: [u8; 11] = [
+pub(super) const ALL: [u8; 14] = [
     0,
     USAGE,
+    DISK_FULL,
+    NOT_ITSELF,
+    REMOVED,
     DISK_FAILED,
     NOT_ACQUIRED,
     LOST,
@@ -57,6 +66,10 @@ pub(super) const HELP: &str = "\
 Exit codes:
     0  success; `lock` exits with the status of its command
     2  wrong flags, or a configuration that cannot be used
+  116  `serve`: the node's disk is full; make room, then start it again
+  117  `serve`: the node is not who the others know (its data was copied, set back or emptied, or
+       is another cell's); replace it
+  118  `serve`: the node has been removed from its cell, for good
   119  `serve`: the node's disk failed; replace the node, do not start it again
   120  `lock`: not acquired (--try found it taken, or --wait was over)
   121  `lock`: the lock was lost while the command ran

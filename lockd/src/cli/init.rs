@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use paxos::Quorums;
+
 use super::exit::Failure;
 use super::output;
 use crate::init::{self, InitOptions};
@@ -27,6 +29,12 @@ pub(super) struct Args {
     /// Further client identities, besides `client` and `gateway`
     #[arg(long, value_name = "NAME")]
     client: Vec<String>,
+    /// How many nodes it takes to elect a leader, with --accept-quorum; majorities if not given
+    #[arg(long, value_name = "N", requires = "accept_quorum")]
+    prepare_quorum: Option<u8>,
+    /// How many nodes it takes to decide; the sum of the two must be above the number of nodes
+    #[arg(long, value_name = "N", requires = "prepare_quorum")]
+    accept_quorum: Option<u8>,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -36,7 +44,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     };
     let mut clients = InitOptions::default().clients;
     clients.extend(args.client.iter().cloned());
-    let options = InitOptions { addresses, clients };
+    let quorums = args.prepare_quorum.zip(args.accept_quorum);
+    let options = InitOptions {
+        addresses,
+        clients,
+        quorums: quorums.map(|(prepare, accept)| Quorums { prepare, accept }),
+    };
     let layout = init::init(&args.dir, &options).map_err(failure)?;
     let mut text = format!("cell {}\n", layout.cell);
     for node in &layout.nodes {
@@ -51,11 +64,15 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             client.display()
         ));
     }
+    text.push_str(&format!(
+        "operate it:    lockd member ls --config {}\n",
+        layout.operator.display()
+    ));
     output::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn resolve(address: &String) -> Result<SocketAddr, Failure> {
+pub(super) fn resolve(address: &String) -> Result<SocketAddr, Failure> {
     let wrong = |why: String| Failure::usage(format!("--address {address}: {why}"));
     let mut resolved = address
         .to_socket_addrs()
@@ -68,7 +85,9 @@ fn resolve(address: &String) -> Result<SocketAddr, Failure> {
 fn failure(error: init::InitError) -> Failure {
     use init::InitError as E;
     match error {
-        E::NotEmpty(_) | E::Size(_) | E::ClientName(_) | E::Address(_) => Failure::usage(error),
+        E::NotEmpty(_) | E::Size(_) | E::ClientName(_) | E::Address(_) | E::Membership(_) => {
+            Failure::usage(error)
+        }
         error => Failure::other(error),
     }
 }

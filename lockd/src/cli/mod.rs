@@ -14,6 +14,7 @@ mod exit;
 mod init;
 mod lock;
 mod ls;
+mod member;
 mod output;
 mod serve;
 mod sessions;
@@ -44,6 +45,7 @@ enum Command {
     Dev(dev::Args),
     Lock(lock::Args),
     Status(status::Args),
+    Member(member::Args),
     Ls(ls::Args),
     Who(who::Args),
     Sessions(sessions::Args),
@@ -84,6 +86,7 @@ fn run(command: Command) -> ExitCode {
         Command::Dev(args) => dev::run(args),
         Command::Lock(args) => lock::run(args),
         Command::Status(args) => status::run(&args),
+        Command::Member(args) => member::run(args),
         Command::Ls(args) => ls::run(&args),
         Command::Who(args) => who::run(&args),
         Command::Sessions(args) => sessions::run(&args),

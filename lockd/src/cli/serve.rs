@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use paxos::store::StoreError;
+
 use super::exit::{self, Failure};
+use crate::server::core::Fatal;
 use crate::server::{self, ServeError};
 
 /// Runs a node of a cell, until SIGTERM or SIGINT
@@ -17,12 +20,31 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     log_to_stderr();
     let ready = |address| eprintln!("lockd: listening on {address}");
-    server::serve(&args.config, ready).map_err(|error| match error {
-        ServeError::Config(error) => Failure::usage(error),
-        error @ ServeError::Disk(_) => Failure::new(exit::DISK_FAILED, error),
-        error => Failure::other(error),
-    })?;
-    Ok(ExitCode::SUCCESS)
+    match server::serve(&args.config, ready) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(Failure::new(code(&error), error)),
+    }
+}
+
+fn code(error: &ServeError) -> u8 {
+    match error {
+        ServeError::Config(_) => exit::USAGE,
+        ServeError::Disk(StoreError::Full { .. }) | ServeError::Store(StoreError::Full { .. }) => {
+            exit::DISK_FULL
+        }
+        ServeError::Disk(_) => exit::DISK_FAILED,
+        ServeError::OtherDisk { .. } | ServeError::OtherCell { .. } => exit::NOT_ITSELF,
+        ServeError::Store(
+            StoreError::Missing { .. }
+            | StoreError::Copied { .. }
+            | StoreError::WrongCell { .. }
+            | StoreError::WrongNode { .. },
+        ) => exit::NOT_ITSELF,
+        ServeError::Store(StoreError::Damaged { .. }) => exit::DISK_FAILED,
+        ServeError::Fatal(Fatal::Diverged { .. }) => exit::DISK_FAILED,
+        ServeError::Fatal(Fatal::Removed { .. }) => exit::REMOVED,
+        _ => exit::OTHER,
+    }
 }
 
 /// Log lines of nodes go to stderr; `RUST_LOG` chooses which.

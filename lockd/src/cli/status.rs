@@ -34,7 +34,7 @@ struct Node {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let config = args.config.load()?;
-    let nodes = run_async(async { Ok(ask_all(&config).await) })?;
+    let nodes = run_async(async { Ok(survey(&config, PATIENCE).await) })?;
     match args.json {
         true => output::print_json(&Value::Array(nodes.iter().map(to_json).collect()))?,
         false => output::print(&to_table(&nodes))?,
@@ -42,12 +42,71 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     verdict(nodes)
 }
 
-async fn ask_all(config: &ClientConfig) -> Vec<Node> {
+/// What the members of the cell say, whom the configured nodes name; and what the configured ones
+/// say, if they answer or nobody does.
+async fn survey(config: &ClientConfig, patience: Duration) -> Vec<Node> {
+    let mut nodes = ask_all(config, &config.nodes, patience).await;
+    let Some(newest) = newest(&nodes) else {
+        return nodes;
+    };
+    let members: Vec<String> = newest.members.iter().map(|(_, a)| a.clone()).collect();
+    nodes.retain(|node| node.status.is_ok() || members.contains(&node.address));
+    let unasked = |address: &&String| nodes.iter().all(|node| node.address != **address);
+    let others: Vec<String> = members.iter().filter(unasked).cloned().collect();
+    nodes.extend(ask_all(config, &others, patience).await);
+    nodes
+}
+
+/// What the leader says, as soon as it does; or else whoever knows the newest membership, once all
+/// have been asked.
+pub(super) async fn ask_leader(
+    config: &ClientConfig,
+    patience: Duration,
+) -> Result<Status, Failure> {
+    let mut asked: Vec<String> = Vec::new();
+    let mut next = config.nodes.clone();
+    let (mut best, mut failure): (Option<Status>, _) = (None, None);
+    while !next.is_empty() {
+        let mut asking = JoinSet::new();
+        for address in &next {
+            let (config, address) = (config.clone(), address.clone());
+            asking.spawn(async move { probe(&config, &address, patience).await });
+        }
+        asked.append(&mut next);
+        while let Some(Ok(answer)) = asking.join_next().await {
+            match answer {
+                Ok(status) if status.leading => return Ok(status),
+                Ok(status) if best.as_ref().is_none_or(|best| best.epoch < status.epoch) => {
+                    best = Some(status);
+                }
+                Ok(_) => {}
+                Err(error) => failure = Some(Failure::from(error)),
+            }
+        }
+        let members = best.iter().flat_map(|best| &best.members);
+        let unasked = members.filter(|(_, address)| !asked.contains(address));
+        next = unasked.map(|(_, address)| address.clone()).collect();
+    }
+    let known = best.filter(|best| !best.members.is_empty());
+    known.ok_or_else(|| {
+        let nobody = "no node knows the members of the cell";
+        failure.unwrap_or_else(|| Failure::new(exit::UNREACHABLE, nobody))
+    })
+}
+
+/// The status that tells of the newest membership; the leader's, if it does.
+fn newest(nodes: &[Node]) -> Option<&Status> {
+    let statuses = nodes.iter().filter_map(|node| node.status.as_ref().ok());
+    let known = statuses.filter(|status| !status.members.is_empty());
+    known.max_by_key(|status| (status.epoch, status.leading))
+}
+
+async fn ask_all(config: &ClientConfig, addresses: &[String], patience: Duration) -> Vec<Node> {
     let mut asking = JoinSet::new();
-    for (at, address) in config.nodes.iter().cloned().enumerate() {
+    for (at, address) in addresses.iter().cloned().enumerate() {
         let config = config.clone();
         asking.spawn(async move {
-            let status = probe(&config, &address, PATIENCE).await;
+            let status = probe(&config, &address, patience).await;
             let status = status.map_err(Failure::from);
             (at, Node { address, status })
         });
@@ -75,8 +134,8 @@ fn verdict(nodes: Vec<Node>) -> Result<ExitCode, Failure> {
 
 fn to_table(nodes: &[Node]) -> String {
     let mut table = Table::new([
-        "NODE", "ADDRESS", "ROLE", "ROUND", "DECIDED", "APPLIED", "SESSIONS", "LOCKS", "UPTIME",
-        "VERSION",
+        "NODE", "ADDRESS", "ROLE", "EPOCH", "ROUND", "DECIDED", "APPLIED", "SNAPSHOT", "LOG",
+        "DAMAGED", "REPAIRED", "SESSIONS", "LOCKS", "UPTIME", "VERSION",
     ]);
     for node in nodes {
         let address = node.address.clone();
@@ -85,9 +144,14 @@ fn to_table(nodes: &[Node]) -> String {
                 status.node.to_string(),
                 address,
                 role(status).to_owned(),
+                status.epoch.to_string(),
                 status.round.to_string(),
                 status.decided.to_string(),
                 status.applied.to_string(),
+                status.snapshot.to_string(),
+                format!("{}..{}", status.log_first, status.log_end),
+                status.damaged.to_string(),
+                status.repaired.to_string(),
                 status.sessions.to_string(),
                 status.locks.to_string(),
                 uptime(status),
@@ -107,9 +171,16 @@ fn to_json(node: &Node) -> Value {
             "cell": status.cell.to_string(),
             "role": role(status),
             "leader": status.leader.map(|leader| leader.0),
+            "votes": status.votes,
+            "epoch": status.epoch,
             "round": status.round,
             "decided": status.decided,
             "applied": status.applied,
+            "snapshot": status.snapshot,
+            "log_first": status.log_first,
+            "log_end": status.log_end,
+            "damaged": status.damaged,
+            "repaired": status.repaired,
             "sessions": status.sessions,
             "locks": status.locks,
             "last_token": status.last_token.to_string(),
@@ -123,6 +194,7 @@ fn to_json(node: &Node) -> Value {
 fn role(status: &Status) -> &'static str {
     match (status.leading, status.leader) {
         (true, _) => "leader",
+        (false, _) if !status.votes => "learner",
         (false, Some(_)) => "follower",
         (false, None) => "no leader",
     }

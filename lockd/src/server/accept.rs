@@ -6,15 +6,17 @@ use lockd_protocol::NodeId;
 use lockd_protocol::client::ClientFrame;
 use lockd_protocol::frame::Decoder;
 use lockd_protocol::limits::{CLIENT_ALPN, PEER_ALPN};
+use lockd_protocol::peer::PeerHello;
 use lockd_protocol::roles::Role;
 use paxos::Message;
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::Notify;
-use tokio::task::spawn_local;
+use tokio::task::{JoinSet, spawn_local};
 use tokio::time::timeout;
 
+use super::acquaintance::Refusal;
 use super::core::clients::ConnectionId;
 use super::shell::Shell;
 use super::{clock, tls, transport};
@@ -44,19 +46,21 @@ async fn serve_connection(shell: Rc<Shell>, incoming: Incoming) {
     let speaks = |alpn: &[u8]| protocol.as_deref() == Some(alpn);
     match role_of(&connection) {
         Some(Role::Node(peer)) if speaks(PEER_ALPN) => {
-            hear_peer(shell, connection, peer).await;
+            hear_peer(&shell, &connection, peer, true).await;
         }
-        Some(Role::Client(name)) if speaks(CLIENT_ALPN) => {
+        Some(role @ (Role::Client(_) | Role::Operator(_))) if speaks(CLIENT_ALPN) => {
             if shell.core().client_count() >= CLIENT_CONNECTIONS_MAX {
                 return connection.close(transport::CLOSE_TOO_MANY, b"too many connections");
             }
-            serve_client(&shell, &connection, name).await;
+            serve_client(&shell, &connection, role).await;
         }
         role => {
             tracing::warn!(%address, ?role, "a certificate of the wrong role");
             let reason = match role {
                 Some(Role::Node(_)) => "a node's certificate cannot be used by a client",
-                Some(Role::Client(_)) => "a client's certificate cannot be used by a node",
+                Some(Role::Client(_) | Role::Operator(_)) => {
+                    "a client's certificate cannot be used by a node"
+                }
                 None => "the certificate is neither a node's nor a client's",
             };
             connection.close(transport::CLOSE_WRONG_ROLE, reason.as_bytes());
@@ -72,7 +76,8 @@ fn protocol_of(connection: &Connection) -> Option<Vec<u8>> {
         .protocol
 }
 
-fn role_of(connection: &Connection) -> Option<Role> {
+/// Whom the verified certificate of the other side speaks for.
+pub(super) fn role_of(connection: &Connection) -> Option<Role> {
     let chain = connection
         .peer_identity()?
         .downcast::<Vec<CertificateDer<'static>>>()
@@ -80,14 +85,55 @@ fn role_of(connection: &Connection) -> Option<Role> {
     chain.first().and_then(tls::role_of)
 }
 
-/// Hears a peer until its connection breaks.
-async fn hear_peer(shell: Rc<Shell>, connection: quinn::Connection, peer: NodeId) {
-    let Ok(mut stream) = connection.accept_uni().await else {
-        return;
-    };
+/// Hears a peer on the streams that it opens, until the connection breaks. If it is the peer that
+/// dialled, it is answered on its connection.
+pub(super) async fn hear_peer(
+    shell: &Rc<Shell>,
+    connection: &Connection,
+    peer: NodeId,
+    answer: bool,
+) {
+    // Its tasks end with it.
+    let mut tasks = JoinSet::new();
+    let mut answer = answer;
+    while let Ok(stream) = connection.accept_uni().await {
+        let (hearing, hears) = (shell.clone(), connection.clone());
+        let answers = std::mem::take(&mut answer);
+        tasks.spawn_local(async move {
+            hear_stream(hearing, hears, stream, peer, answers).await;
+        });
+    }
+}
+
+async fn hear_stream(
+    shell: Rc<Shell>,
+    connection: Connection,
+    mut stream: RecvStream,
+    peer: NodeId,
+    answer: bool,
+) {
     let mut decoder = Decoder::default();
+    let mut greeted = false;
     while let Ok(Some(chunk)) = stream.read_chunk(transport::READ_BYTES, true).await {
         decoder.feed(&chunk.bytes);
+        if !greeted {
+            match greet(&shell, &mut decoder, peer) {
+                Ok(false) => continue,
+                Ok(true) => greeted = true,
+                Err(Refusal { code, reason }) => {
+                    let address = connection.remote_address();
+                    tracing::warn!(%peer, %address, reason, "refusing a node");
+                    return connection.close(code, reason.as_bytes());
+                }
+            }
+            if answer {
+                let (shell, connection) = (shell.clone(), connection.clone());
+                // Ends with the connection.
+                spawn_local(async move {
+                    shell.links().answer(peer, &connection).await;
+                });
+            }
+        }
         let now = clock::now();
         loop {
             match next_message(&mut decoder) {
@@ -104,6 +150,18 @@ async fn hear_peer(shell: Rc<Shell>, connection: quinn::Connection, peer: NodeId
     }
 }
 
+/// Whether a peer has introduced itself as somebody to speak with.
+fn greet(shell: &Rc<Shell>, decoder: &mut Decoder, peer: NodeId) -> Result<bool, Refusal> {
+    match decoder.next::<PeerHello>() {
+        Ok(Some(hello)) => shell.admit(peer, &hello).map(|()| true),
+        Ok(None) => Ok(false),
+        Err(error) => Err(Refusal {
+            code: transport::CLOSE_BAD_BYTES,
+            reason: error.to_string(),
+        }),
+    }
+}
+
 fn next_message(decoder: &mut Decoder) -> Result<Option<Message>, String> {
     let Some(payload) = decoder.next_payload().map_err(|error| error.to_string())? else {
         return Ok(None);
@@ -114,11 +172,11 @@ fn next_message(decoder: &mut Decoder) -> Result<Option<Message>, String> {
 }
 
 /// Speaks with a client on the one stream that it opens.
-async fn serve_client(shell: &Rc<Shell>, connection: &Connection, name: String) {
+async fn serve_client(shell: &Rc<Shell>, connection: &Connection, role: Role) {
     let Ok(Ok((send, receive))) = timeout(HANDSHAKE_TIMEOUT, connection.accept_bi()).await else {
         return connection.close(transport::CLOSE_BAD_BYTES, b"no stream was opened");
     };
-    let (id, notify) = shell.join(name);
+    let (id, notify) = shell.join(role);
     spawn_local(write_frames(
         shell.clone(),
         connection.clone(),

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use lockd_protocol::{CellId, NodeId};
 use serde::{Deserialize, Serialize};
 
+use super::core::compaction::CompactionBounds;
+use crate::limits::CONFIGURED_MEMBERS_MAX;
+
 /// What `node.toml` says. Paths are relative to the file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -24,8 +27,41 @@ pub struct NodeConfig {
     pub key: PathBuf,
     /// Seed of the key that signs tickets: 64 hexadecimal digits.
     pub ticket_key: PathBuf,
-    /// Every node of the cell, this one included.
+    /// This node, and those that it asks for the cell as long as it knows no members.
     pub member: Vec<MemberConfig>,
+    /// When the node makes a snapshot of its state, and cuts its log behind it.
+    #[serde(default, skip_serializing_if = "SnapshotConfig::is_default")]
+    pub snapshot: SnapshotConfig,
+}
+
+/// After how much log a node makes a snapshot, if that is also longer than the snapshot before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SnapshotConfig {
+    /// Entries since the last one.
+    pub entries: u64,
+    /// Bytes since the last one.
+    pub bytes: u64,
+}
+
+impl Default for SnapshotConfig {
+    fn default() -> SnapshotConfig {
+        let CompactionBounds { entries, bytes } = CompactionBounds::default();
+        SnapshotConfig { entries, bytes }
+    }
+}
+
+impl SnapshotConfig {
+    fn is_default(&self) -> bool {
+        *self == SnapshotConfig::default()
+    }
+
+    pub(super) fn bounds(&self) -> CompactionBounds {
+        CompactionBounds {
+            entries: self.entries,
+            bytes: self.bytes,
+        }
+    }
 }
 
 /// One node of the cell.
@@ -81,6 +117,7 @@ impl NodeConfig {
             key: "key.pem".into(),
             ticket_key: "ticket.key".into(),
             member,
+            snapshot: SnapshotConfig::default(),
         }
     }
 
@@ -128,9 +165,18 @@ impl NodeConfig {
         if ids.len() != self.member.len() {
             return Err(("member", "two members have the same id".to_owned()));
         }
-        if ![1, 3, 5].contains(&ids.len()) {
-            let message = format!("a cell has 1, 3 or 5 members, not {}", ids.len());
+        if ids.len() > CONFIGURED_MEMBERS_MAX {
+            let message = format!(
+                "{} are named, at most {CONFIGURED_MEMBERS_MAX} may be",
+                ids.len()
+            );
             return Err(("member", message));
+        }
+        if self.snapshot.entries == 0 || self.snapshot.bytes == 0 {
+            return Err((
+                "snapshot",
+                "`entries` and `bytes` must be above 0".to_owned(),
+            ));
         }
         if !ids.contains(&self.node) {
             return Err(("node", format!("there is no member with id {}", self.node)));
@@ -197,7 +243,14 @@ mod tests {
     fn errors_name_the_field_and_the_remedy() {
         for (text, wanted) in [
             (text(4, &[1, 2, 3]), "`node`: there is no member with id 4"),
-            (text(1, &[1, 2]), "1, 3 or 5 members, not 2"),
+            (
+                text(1, &(1..=17).collect::<Vec<_>>()),
+                "17 are named, at most 16",
+            ),
+            (
+                text(1, &[1]) + "[snapshot]\nbytes = 0\n",
+                "`snapshot`: `entries`",
+            ),
             (text(1, &[1, 1, 3]), "two members have the same id"),
             (
                 text(1, &[1]).replace("ab", "zz"),

@@ -2,18 +2,27 @@
 //!
 //! * [`core`]: replica, lock state, sessions, clients. Pure: no sockets, no clock.
 //! * [`config`]: reading `node.toml`.
-//! * `shell`: the one loop. `accept`, `peers`, `disk`, `tls`, `transport`, `clock`: its edges.
+//! * `shell`: the one loop. `accept`, `peers`, `tls`, `transport`, `clock`: its edges;
+//!   `acquaintance`: which nodes it speaks with.
+//! * `disk`, `files`, `compactor`: the threads for the log's writes, for all other file work, and
+//!   for making snapshots; each is a `worker`, and `report` is what they tell the loop.
+//! * `store`: what a node starts from.
 
 mod accept;
+mod acquaintance;
 mod clock;
+mod compactor;
 pub mod config;
 pub mod core;
 mod disk;
+mod files;
 mod peers;
+mod report;
 mod shell;
 pub(crate) mod store;
 mod tls;
 mod transport;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -23,25 +32,25 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use lockd_protocol::NodeId;
+use lockd_protocol::limits::PEER_PROTOCOL_VERSION;
+use lockd_protocol::peer::PeerHello;
 use lockd_protocol::ticket::Signer;
-use paxos::store::{LogStore as _, RedbStore};
-use paxos::{Config, Replica, Slot, Timing};
+use paxos::store::{FileStore, StoreError};
+use paxos::{Config, Replica, Timing};
+use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::state::State;
+use compactor::Compactor;
 use config::{ConfigError, NodeConfig};
 use core::{Core, Fatal, Settings};
-use disk::Disk;
-use peers::PeerLink;
-use shell::Shell;
+use peers::Links;
+use report::Reports;
+use shell::{Shell, Threads};
 use tls::NodeTls;
 
 pub use tls::TlsError;
-
-/// Bytes of log entries read at once while a node replays its log.
-const REPLAY_BYTES: usize = 4 << 20;
 
 /// Why a node does not start, or stops.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +71,35 @@ pub enum ServeError {
     },
     /// The log cannot be opened.
     #[error("the node's log cannot be used: {0}")]
-    Store(String),
+    Store(StoreError),
+    /// A snapshot was written by another version, or holds what no version would write.
+    #[error("{0}")]
+    Unreadable(String),
+    /// The replica does not start with what the log says.
+    #[error(transparent)]
+    Replica(#[from] paxos::ConfigError),
+    /// Another node knows this one with another disk, or a later start of it.
+    #[error(
+        "node {peer} refuses this one: {reason}. A node that does not remember what it promised \
+         must not vote: delete this directory and take a new node from `lockd member prepare`"
+    )]
+    OtherDisk {
+        /// Who refuses.
+        peer: NodeId,
+        /// Why.
+        reason: String,
+    },
+    /// All other nodes belong to another cell.
+    #[error(
+        "the nodes that this one knows are of another cell: node {peer} says: {reason}. Check the \
+         addresses and the certificates in node.toml"
+    )]
+    OtherCell {
+        /// Who refuses.
+        peer: NodeId,
+        /// Why.
+        reason: String,
+    },
     /// The address is taken, or not this machine's.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -74,15 +111,22 @@ pub enum ServeError {
     /// The operating system refused something.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
-    /// A write, sync or read of the log failed. Nothing was acknowledged after it.
-    #[error(
-        "the disk failed: {0}. What reached it is unknown, so this node must not go on with it: \
-         replace the node"
-    )]
-    Disk(String),
+    /// A write, sync or read of the node's files failed. Nothing was acknowledged after it.
+    #[error("{}", disk_failure(.0))]
+    Disk(StoreError),
     /// The log holds what this program cannot understand.
     #[error(transparent)]
     Fatal(#[from] Fatal),
+}
+
+fn disk_failure(error: &StoreError) -> String {
+    match error {
+        StoreError::Full { .. } => error.to_string(),
+        error => format!(
+            "the disk failed: {error}. What reached it is unknown, so this node must not go on \
+             with it: replace the node"
+        ),
+    }
 }
 
 /// Runs a node until SIGTERM or SIGINT.
@@ -118,20 +162,8 @@ pub fn run(
 ) -> Result<(), ServeError> {
     let tls = NodeTls::load(config)?;
     let signer = load_signer(config)?;
-    let store =
-        store::open(&config.data, config.cell(), NodeId(config.node)).map_err(ServeError::Store)?;
-    let (replica, state, applied) = recover(config, &store)?;
-    let settings = Settings {
-        cell: config.cell(),
-        node: NodeId(config.node),
-        addresses: config
-            .member
-            .iter()
-            .map(|member| (NodeId(member.id), member.address.to_string()))
-            .collect(),
-        signer,
-    };
-    let core = Core::new(settings, replica, state, applied, clock::now());
+    let store = store::open(&config.data, config.cell(), NodeId(config.node))?;
+    let core = make_core(config, &store, signer)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -142,11 +174,51 @@ pub fn run(
     )
 }
 
+/// Replays the log.
+fn make_core(config: &NodeConfig, store: &FileStore, signer: Signer) -> Result<Core, ServeError> {
+    let (recovered, replay) = store::recover(store)?;
+    let others = config
+        .member
+        .iter()
+        .filter(|member| member.id != config.node);
+    let paxos_config = Config {
+        node: paxos::NodeId(config.node),
+        seeds: others.map(|member| paxos::NodeId(member.id)).collect(),
+        timing: Timing::default(),
+        seed: clock::now().0 ^ config.node.rotate_left(48),
+    };
+    let replica = Replica::new(paxos_config, recovered, clock::now())?;
+    let status = replica.status();
+    tracing::info!(
+        node = config.node,
+        epoch = status.membership.epoch.0,
+        snapshot = status.snapshot.map_or(0, |meta| meta.slot.0),
+        applied = replay.slot.0,
+        "replayed the log"
+    );
+    let settings = Settings {
+        cell: config.cell(),
+        node: NodeId(config.node),
+        signer,
+        compaction: config.snapshot.bounds(),
+    };
+    let mut core = Core::new(settings, replica, replay, clock::now());
+    let report = store.report();
+    core.damage_found(report.untold + report.harmless);
+    for damage in &report.damaged {
+        match damage.slot {
+            Some(slot) => core.damaged(clock::now(), slot),
+            None => core.damage_found(1),
+        }
+    }
+    Ok(core)
+}
+
 async fn run_node(
     config: &NodeConfig,
     tls: NodeTls,
     core: Core,
-    store: RedbStore,
+    store: Arc<FileStore>,
     ready: impl FnOnce(SocketAddr),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
@@ -156,26 +228,18 @@ async fn run_node(
     let endpoint = transport::bind(address, tls.server)
         .map_err(|source| ServeError::Listen { address, source })?;
     let wake = Arc::new(Notify::new());
-    let disk = Disk::start(store, wake.clone())?;
-    let others = config
-        .member
-        .iter()
-        .filter(|member| member.id != config.node);
-    let mut links = BTreeMap::new();
-    let dial = peers::client_config(tls.peer);
-    for member in others {
-        let (id, link) = (NodeId(member.id), Rc::new(PeerLink::default()));
-        links.insert(id, link.clone());
-        let (endpoint, dial) = (endpoint.clone(), dial.clone());
-        spawn_local(peers::keep_dialling(
-            link,
-            endpoint,
-            dial,
-            id,
-            member.address,
-        ));
-    }
-    let shell = Rc::new(Shell::new(core, wake, disk, links));
+    let reports = Reports::new(wake.clone());
+    let hello = introduce(config, &store)?;
+    let links = Links::new(endpoint.clone(), peers::client_config(tls.peer), hello);
+    let threads = Threads {
+        disk: disk::start(store.clone(), reports.clone())?,
+        files: files::start(store.clone(), reports.clone())?,
+        compactor: Compactor::start(store, reports.clone())?,
+        reports,
+    };
+    let seeds = config.member.iter();
+    let seeds: BTreeMap<_, _> = seeds.map(|seed| (NodeId(seed.id), seed.address)).collect();
+    let shell = Rc::new(Shell::new(core, wake, threads, links, seeds));
     spawn_local(accept::accept_connections(shell.clone(), endpoint.clone()));
     tracing::info!(node = config.node, cell = %config.cell(), %address, "listening");
     ready(address);
@@ -184,6 +248,21 @@ async fn run_node(
     // Lets the farewells leave; a peer that does not answer is not waited for.
     let _ = tokio::time::timeout(transport::FAREWELL, endpoint.wait_idle()).await;
     ended
+}
+
+/// What this node says of itself to others.
+fn introduce(config: &NodeConfig, store: &FileStore) -> Result<PeerHello, ServeError> {
+    let mut boot = [0; 8];
+    let drawn = SystemRandom::new().fill(&mut boot);
+    drawn.map_err(|_| std::io::Error::other("this machine gives no randomness"))?;
+    Ok(PeerHello {
+        version: PEER_PROTOCOL_VERSION,
+        cell: config.cell(),
+        node: NodeId(config.node),
+        incarnation: store.identity().incarnation.0,
+        starts: store.starts(),
+        boot: u64::from_le_bytes(boot),
+    })
 }
 
 fn load_signer(config: &NodeConfig) -> Result<Signer, ServeError> {
@@ -210,44 +289,4 @@ fn decode_hex(text: &str) -> Option<Vec<u8>> {
             .map(|pair| pair[0] << 4 | pair[1])
             .collect(),
     )
-}
-
-/// Reads the log and replays what is known to be decided.
-fn recover(config: &NodeConfig, store: &RedbStore) -> Result<(Replica, State, Slot), ServeError> {
-    let broken = |error: &dyn std::error::Error| ServeError::Store(error.to_string());
-    let recovered = store.load().map_err(|error| broken(&error))?;
-    let decided = recovered.decided;
-    let mut state = State::default();
-    let mut applied = Slot::NONE;
-    let mut effects = Vec::new();
-    while applied < decided {
-        let entries = store
-            .read(applied.next(), decided, REPLAY_BYTES)
-            .map_err(|error| broken(&error))?;
-        let Some(last) = entries.last().map(|entry| entry.slot) else {
-            return Err(ServeError::Store(format!(
-                "slot {} is missing",
-                applied.next()
-            )));
-        };
-        for entry in &entries {
-            core::apply_entry(&mut state, entry, &mut effects)?;
-            effects.clear();
-        }
-        applied = last;
-    }
-    let paxos_config = Config {
-        node: paxos::NodeId(config.node),
-        members: config
-            .member
-            .iter()
-            .map(|member| paxos::NodeId(member.id))
-            .collect(),
-        timing: Timing::default(),
-        seed: clock::now().0 ^ config.node.rotate_left(48),
-    };
-    let replica =
-        Replica::new(paxos_config, recovered, clock::now()).map_err(|error| broken(&error))?;
-    tracing::info!(node = config.node, applied = applied.0, "replayed the log");
-    Ok((replica, state, applied))
 }

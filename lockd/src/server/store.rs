@@ -1,16 +1,20 @@
-//! Where a node keeps its log.
+//! Where a node keeps its log and its snapshots.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use lockd_protocol::{CellId, NodeId};
-use paxos::store::RedbStore;
-use paxos::{Identity, Incarnation};
+use paxos::store::{FileStore, LogStore as _, StoreError};
+use paxos::{Identity, Incarnation, Membership, Recovered};
 
-fn log_file(data: &Path) -> PathBuf {
-    data.join("log.redb")
-}
+use super::ServeError;
+use super::core::replay::Replay;
+use super::files;
 
-/// Makes a node's empty log in `data`, which must not exist.
+/// Bytes of log entries read at once while a node replays its log.
+const REPLAY_BYTES: usize = 4 << 20;
+
+/// Makes a node's empty store in `data`, which must not exist.
 ///
 /// # Errors
 /// A message that says what is in the way.
@@ -19,7 +23,7 @@ pub(crate) fn create(
     cell: CellId,
     node: NodeId,
     incarnation: u64,
-    members: impl Iterator<Item = NodeId>,
+    membership: &Membership,
 ) -> Result<(), String> {
     std::fs::create_dir(data).map_err(|error| format!("{}: {error}", data.display()))?;
     let identity = Identity {
@@ -27,19 +31,52 @@ pub(crate) fn create(
         node: paxos::NodeId(node.0),
         incarnation: Incarnation(incarnation),
     };
-    let members: Vec<_> = members.map(|id| paxos::NodeId(id.0)).collect();
-    let file = log_file(data);
-    RedbStore::create(&file, identity, &members)
-        .map(drop)
-        .map_err(|error| format!("{}: {error}", file.display()))
+    let created = FileStore::create(data, identity, membership);
+    created.map(drop).map_err(|error| error.to_string())
 }
 
-/// Opens a node's log.
+/// Opens a node's store.
 ///
 /// # Errors
-/// A message that says what is wrong with it.
-pub(super) fn open(data: &Path, cell: CellId, node: NodeId) -> Result<RedbStore, String> {
-    let file = log_file(data);
-    RedbStore::open(&file, paxos::CellId(cell.0), paxos::NodeId(node.0))
-        .map_err(|error| format!("{}: {error}", file.display()))
+/// If it is not this node's, or cannot be used.
+pub(super) fn open(data: &Path, cell: CellId, node: NodeId) -> Result<Arc<FileStore>, ServeError> {
+    let opened = FileStore::open(data, paxos::CellId(cell.0), paxos::NodeId(node.0));
+    let store = opened.map_err(ServeError::Store)?;
+    let report = store.report();
+    for damage in &report.damaged {
+        let (file, offset, slot) = (damage.file.display(), damage.offset, damage.slot);
+        let slot = slot.map(|slot| slot.0);
+        tracing::warn!(%file, offset, slot, "damaged; the other nodes have a copy");
+    }
+    if report.harmless + report.untold > 0 {
+        let (harmless, untold) = (report.harmless, report.untold);
+        tracing::warn!(harmless, untold, "further damaged places");
+    }
+    Ok(Arc::new(store))
+}
+
+/// What a node starts with: what its acceptor knew, and the state that its log makes.
+pub(super) fn recover(store: &FileStore) -> Result<(Recovered, Replay), ServeError> {
+    let recovered = store.load().map_err(ServeError::Store)?;
+    let mut replay = match &recovered.snapshot {
+        None => Replay::default(),
+        Some(meta) => {
+            let state = files::decode(store, meta)
+                .map_err(|error| ServeError::Unreadable(error.to_string()))?;
+            Replay::from_snapshot(meta, state)
+        }
+    };
+    while replay.slot < recovered.decided {
+        let read = store.read(replay.slot.next(), recovered.decided, REPLAY_BYTES);
+        let read = read.map_err(ServeError::Store)?;
+        if read.entries.is_empty() {
+            // It could be read when the store was opened, and cannot any more.
+            let what = "log";
+            return Err(ServeError::Store(StoreError::Damaged { what }));
+        }
+        for entry in &read.entries {
+            replay.apply(entry)?;
+        }
+    }
+    Ok((recovered, replay))
 }

@@ -114,6 +114,7 @@ fn check_role(config: &NodeConfig, chain: &[CertificateDer<'_>]) -> Result<(), T
         Some(Role::Node(id)) if id.0 == config.node => return Ok(()),
         Some(Role::Node(id)) => format!("node {id}'s"),
         Some(Role::Client(name)) => format!("that of the client {name:?}"),
+        Some(Role::Operator(name)) => format!("that of the operator {name:?}"),
         None => "neither a node's nor a client's".to_owned(),
     };
     Err(TlsError::WrongRole {

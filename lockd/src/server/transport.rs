@@ -39,6 +39,14 @@ pub(super) const CLOSE_DISMISSED: VarInt = VarInt::from_u32(5);
 /// take a second.
 const INITIAL_RTT: Duration = Duration::from_millis(50);
 
+/// Connection closed because the other node belongs to another cell.
+pub(super) const CLOSE_OTHER_CELL: VarInt = VarInt::from_u32(roles::CLOSE_OTHER_CELL);
+/// Connection closed because the other node's disk is not the one that its number stands for.
+pub(super) const CLOSE_OTHER_DISK: VarInt = VarInt::from_u32(roles::CLOSE_OTHER_DISK);
+
+/// Streams that a peer speaks on: see `peers`.
+const PEER_STREAMS: VarInt = VarInt::from_u32(2);
+
 /// What both kinds of connections have in common.
 fn base_transport() -> TransportConfig {
     let mut transport = TransportConfig::default();
@@ -56,7 +64,7 @@ fn base_transport() -> TransportConfig {
 fn server_transport() -> TransportConfig {
     let mut transport = base_transport();
     transport.max_concurrent_bidi_streams(VarInt::from_u32(1));
-    transport.max_concurrent_uni_streams(VarInt::from_u32(1));
+    transport.max_concurrent_uni_streams(PEER_STREAMS);
     transport
 }
 
@@ -65,7 +73,7 @@ pub(super) fn peer_transport() -> TransportConfig {
     let mut transport = base_transport();
     transport.keep_alive_interval(Some(PEER_KEEP_ALIVE));
     transport.max_concurrent_bidi_streams(VarInt::from_u32(0));
-    transport.max_concurrent_uni_streams(VarInt::from_u32(0));
+    transport.max_concurrent_uni_streams(PEER_STREAMS);
     transport
 }
 

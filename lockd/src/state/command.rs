@@ -2,7 +2,7 @@
 
 use lockd_protocol::client::Operation;
 use lockd_protocol::{LockName, Millis, Nonce, Sequence, SessionId, Token};
-use paxos::Leadership;
+use paxos::Ballot;
 use serde::{Deserialize, Serialize};
 
 /// One change of the replicated state.
@@ -33,7 +33,7 @@ pub enum Command {
         /// Which session.
         session: SessionId,
         /// Who decided so.
-        leadership: Leadership,
+        leadership: Ballot,
     },
     /// The leader's clock says that an acquisition has waited as long as it wanted to.
     TimeOut {
@@ -42,7 +42,7 @@ pub enum Command {
         /// Number of its acquisition.
         acquire: Sequence,
         /// Who decided so.
-        leadership: Leadership,
+        leadership: Ballot,
     },
     /// The leader's clock says that the holder of a lock that is being broken knows of it, or
     /// has given up by itself.
@@ -52,7 +52,7 @@ pub enum Command {
         /// Token of the grant that ends.
         token: Token,
         /// Who decided so.
-        leadership: Leadership,
+        leadership: Ballot,
     },
 }
 

@@ -10,11 +10,13 @@
 //! * [`session`]: a session, its window of answers and its acquisitions.
 //! * [`lock`]: a lock, its holder and its queue.
 //! * [`listing`]: the read side.
+//! * [`snapshot`]: the whole state as bytes, and back.
 
 pub mod command;
 pub mod listing;
 pub mod lock;
 pub mod session;
+pub mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -24,8 +26,9 @@ use lockd_protocol::client::{EndReason, Operation, Outcome, Refusal, Wait};
 use lockd_protocol::limits::{
     ACQUISITIONS_PER_SESSION_MAX, SESSION_WINDOW, TEXT_BYTES_MAX, TTL_MAX_MS, TTL_MIN_MS,
 };
+use lockd_protocol::planted::{self, Planted};
 use lockd_protocol::{LockName, Millis, Mode, Nonce, Sequence, SessionId, Token};
-use paxos::Leadership;
+use paxos::Ballot;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::SESSIONS_MAX;
@@ -98,12 +101,12 @@ pub struct State {
     last_session: SessionId,
     last_token: Token,
     last_place: u64,
-    leadership: Option<Leadership>,
+    leadership: Option<Ballot>,
 }
 
 impl State {
     /// Notes that a new leadership begins: what an older one decided by its clock is void.
-    pub fn begin_leadership(&mut self, leadership: Leadership) {
+    pub fn begin_leadership(&mut self, leadership: Ballot) {
         self.leadership = Some(leadership);
     }
 
@@ -191,6 +194,7 @@ impl State {
         session.acknowledge(acknowledged.min(Sequence(sequence.0.saturating_sub(1))));
         match session.replay(sequence) {
             Replay::New => {}
+            _ if planted::has(Planted::RetryExecutedTwice) => {}
             Replay::Acquisition(acquisition) => {
                 let acquisition = acquisition.clone();
                 effects.push(self.describe_acquisition(id, sequence, &acquisition));
@@ -275,7 +279,7 @@ impl State {
             return Some(Outcome::Refused(Refusal::TooManyAcquisitions(most)));
         }
         let Some(lock) = self.locks.get_mut(&name) else {
-            return match self.take_token() {
+            return match self.take_token(Token(0)) {
                 Ok(token) => {
                     self.grant(name, &waiter, token, BTreeMap::new(), effects);
                     None
@@ -299,12 +303,18 @@ impl State {
         None
     }
 
-    fn take_token(&mut self) -> Result<Token, Outcome> {
+    fn take_token(&mut self, of_lock: Token) -> Result<Token, Outcome> {
+        if planted::has(Planted::TokenPerLock) {
+            return Ok(Token(of_lock.0 + 1));
+        }
         let next = self
             .last_token
             .next()
             .ok_or(Outcome::Refused(Refusal::TokensUsedUp))?;
         self.last_token = next;
+        if planted::has_at_odd_nodes(Planted::NonDeterministicApply) {
+            self.last_place += 1;
+        }
         Ok(next)
     }
 
@@ -318,10 +328,11 @@ impl State {
         effects: &mut Vec<Effect>,
     ) {
         // A session leaves every queue before it ends, so whoever is granted to is alive.
-        let Some(session) = self.sessions.get_mut(&waiter.session) else {
-            return;
-        };
-        session.add(waiter.acquire, Acquisition::held(name.clone()));
+        match self.sessions.get_mut(&waiter.session) {
+            Some(session) => session.add(waiter.acquire, Acquisition::held(name.clone())),
+            None if planted::has(Planted::GrantToEndedSession) => {}
+            None => return,
+        }
         let hold = Hold::new(waiter, token);
         effects.push(granted(&name, &hold));
         self.locks.insert(name, Lock { hold, queue });
@@ -337,10 +348,14 @@ impl State {
             session.breaking -= u32::from(lock.hold.breaking.is_some());
         }
         let mut queue = lock.queue;
-        let Some((_, next)) = queue.pop_first() else {
+        let next = match planted::has(Planted::UnfairQueue) {
+            true => queue.pop_last(),
+            false => queue.pop_first(),
+        };
+        let Some((_, next)) = next else {
             return;
         };
-        match self.take_token() {
+        match self.take_token(lock.hold.token) {
             Ok(token) => self.grant(name, &next, token, queue, effects),
             Err(refusal) => {
                 for waiter in std::iter::once(next).chain(queue.into_values()) {
@@ -371,7 +386,10 @@ impl State {
         effects: &mut Vec<Effect>,
     ) -> Outcome {
         match self.locks.get(name) {
-            Some(lock) if lock.hold.session == id && lock.hold.token == token => {
+            Some(lock)
+                if lock.hold.session == id
+                    && (lock.hold.token == token || planted::has(Planted::ReleaseWithoutToken)) =>
+            {
                 self.hand_over(name, effects);
                 Outcome::Released
             }
@@ -475,7 +493,9 @@ impl State {
         self.nonces.remove(&session.nonce());
         // First out of every queue, then out of what it holds: nothing may be granted to it now.
         for acquisition in session.acquisitions().values() {
-            if let Some(place) = acquisition.place {
+            if let Some(place) = acquisition.place
+                && !planted::has(Planted::GrantToEndedSession)
+            {
                 self.leave_queue(&acquisition.lock, place);
             }
         }

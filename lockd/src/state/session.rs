@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use lockd_protocol::client::Outcome;
 use lockd_protocol::limits::SESSION_WINDOW;
+use lockd_protocol::planted::{self, Planted};
 use lockd_protocol::{LockName, Millis, Nonce, Sequence};
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +80,15 @@ impl Session {
         &self.label
     }
 
+    /// The client has the answers up to this one.
+    pub(super) fn floor(&self) -> Sequence {
+        self.floor
+    }
+
+    pub(super) fn answers(&self) -> &BTreeMap<Sequence, Outcome> {
+        &self.answers
+    }
+
     /// The highest number that a request may have.
     pub(super) fn window_end(&self) -> Sequence {
         Sequence(self.floor.0.saturating_add(SESSION_WINDOW))
@@ -117,6 +127,9 @@ impl Session {
 
     /// Notes the outcome of a request for its retries.
     pub(super) fn answer(&mut self, sequence: Sequence, outcome: Outcome) {
+        if planted::has(Planted::DedupEvicted) {
+            self.answers.clear();
+        }
         if sequence > self.floor {
             self.answers.insert(sequence, outcome);
         }

@@ -2,15 +2,13 @@
 
 use super::*;
 use lockd_protocol::client::Answer;
-use paxos::{Ballot, Epoch, NodeId};
+use paxos::{Epoch, NodeId};
 
-fn leadership(round: u64) -> Leadership {
-    Leadership {
+fn leadership(round: u64) -> Ballot {
+    Ballot {
         epoch: Epoch(1),
-        ballot: Ballot {
-            round,
-            node: NodeId(1),
-        },
+        round,
+        node: NodeId(1),
     }
 }
 
@@ -70,29 +68,29 @@ impl Bench {
         )
     }
 
-    /// What must hold after every command.
     fn check(&self) {
-        let mut acquisitions = 0;
-        for (name, lock) in &self.state.locks {
-            let holder = &self.state.sessions[&lock.hold.session];
-            let held = &holder.acquisitions()[&lock.hold.acquire];
-            assert_eq!((&held.lock, held.place), (name, None));
-            assert!(lock.hold.token <= self.state.last_token);
-            for (place, waiter) in &lock.queue {
-                let waits = &self.state.sessions[&waiter.session].acquisitions()[&waiter.acquire];
-                assert_eq!((&waits.lock, waits.place), (name, Some(*place)));
-            }
-            acquisitions += 1 + lock.queue.len();
-        }
-        let of_sessions: usize = self
-            .state
-            .sessions
-            .values()
-            .map(|s| s.acquisitions().len())
-            .sum();
-        assert_eq!(acquisitions, of_sessions);
-        assert_eq!(self.state.nonces.len(), self.state.sessions.len());
+        check(&self.state);
     }
+}
+
+/// What holds after every command.
+pub(super) fn check(state: &State) {
+    let mut acquisitions = 0;
+    for (name, lock) in &state.locks {
+        let holder = &state.sessions[&lock.hold.session];
+        let held = &holder.acquisitions()[&lock.hold.acquire];
+        assert_eq!((&held.lock, held.place), (name, None));
+        assert!(lock.hold.token <= state.last_token);
+        for (place, waiter) in &lock.queue {
+            let waits = &state.sessions[&waiter.session].acquisitions()[&waiter.acquire];
+            assert_eq!((&waits.lock, waits.place), (name, Some(*place)));
+        }
+        acquisitions += 1 + lock.queue.len();
+    }
+    let sessions = state.sessions.values();
+    let of_sessions: usize = sessions.map(|s| s.acquisitions().len()).sum();
+    assert_eq!(acquisitions, of_sessions);
+    assert_eq!(state.nonces.len(), state.sessions.len());
 }
 
 fn name(text: &str) -> LockName {

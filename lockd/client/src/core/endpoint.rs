@@ -7,6 +7,9 @@ use super::backoff::Backoff;
 /// Redirects followed in a row without being served, before they count as a failure.
 const REDIRECTS_MAX: u32 = 4;
 
+/// Most addresses that are taken from a node.
+const LEARNED_MAX: usize = 16;
+
 /// Shortest wait before a failed round over the nodes is repeated.
 const RETRY_MIN: Duration = Duration::from_millis(20);
 
@@ -26,6 +29,9 @@ pub struct Plan {
 /// the others in turn.
 #[derive(Debug)]
 pub struct EndpointCore {
+    /// Those that the client was given.
+    configured: Vec<String>,
+    /// All that are known, what a node said last before what was configured.
     nodes: Vec<String>,
     first: usize,
     leader: Option<String>,
@@ -44,6 +50,7 @@ impl EndpointCore {
     pub fn new(nodes: Vec<String>, seed: u64) -> EndpointCore {
         let first = usize::try_from(seed % nodes.len().max(1) as u64).unwrap_or(0);
         EndpointCore {
+            configured: nodes.clone(),
             nodes,
             first,
             leader: None,
@@ -76,6 +83,19 @@ impl EndpointCore {
     #[must_use]
     pub fn is_dead(&self, address: &str) -> bool {
         self.dead.as_deref() == Some(address)
+    }
+
+    /// A node said who the members are. Those that the client was given stay as the last resort.
+    pub fn learned(&mut self, members: impl IntoIterator<Item = String>) {
+        let first = self.nodes.get(self.first).cloned();
+        self.nodes = members.into_iter().take(LEARNED_MAX).collect();
+        for node in &self.configured {
+            if !self.nodes.contains(node) {
+                self.nodes.push(node.clone());
+            }
+        }
+        let same = |node: &String| Some(node) == first.as_ref();
+        self.first = self.nodes.iter().position(same).unwrap_or(0);
     }
 
     /// The node at `address` has welcomed this client.
@@ -164,6 +184,19 @@ mod tests {
         let plan = core.plan();
         assert_eq!(plan.delay, Duration::ZERO);
         assert_eq!(plan.addresses, ["d:9", "a:1", "b:1", "c:1"]);
+    }
+
+    #[test]
+    fn a_client_with_an_old_list_learns_the_members_and_keeps_its_list_as_the_last_resort() {
+        let mut core = core();
+        core.learned(["c:1", "d:1", "e:1"].map(str::to_owned));
+        assert_eq!(core.plan().addresses, ["a:1", "b:1", "c:1", "d:1", "e:1"]);
+        core.failed("b:1");
+        assert_eq!(core.plan().addresses, ["c:1", "d:1", "e:1", "a:1", "b:1"]);
+        core.learned(["d:1".to_owned()]);
+        assert_eq!(core.plan().addresses, ["c:1", "d:1", "a:1", "b:1"]);
+        core.learned((0..1000).map(|n| format!("x:{n}")));
+        assert_eq!(core.plan().addresses.len(), LEARNED_MAX + 3);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use lockd_protocol::Millis;
+use lockd_protocol::planted::{self, Planted};
 
 use super::time::Time;
 
@@ -52,6 +53,13 @@ impl Renewal {
 
     /// Number of the KeepAlive that is being sent now.
     pub(super) fn send(&mut self, now: Time) -> u64 {
+        if planted::has(Planted::RenewalNumberReused)
+            && let Some((number, sent)) = self.unanswered.back_mut()
+        {
+            *sent = now;
+            self.next_send = now.after(RETRY_MIN);
+            return *number;
+        }
         let number = self.next_number;
         self.next_number += 1;
         if self.unanswered.len() == UNANSWERED_MAX {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use lockd_protocol::client::{ClientFrame, EndReason, Operation, Outcome, Refusal};
+use lockd_protocol::planted::{self, Planted};
 use lockd_protocol::ticket::TicketText;
 use lockd_protocol::{LockName, Nonce, Sequence, SessionId, Token};
 
@@ -258,7 +259,11 @@ impl<W> SessionCore<W> {
     }
 
     fn kept_alive(&mut self, now: Time, number: u64) {
-        if self.renewal.answered(number) && self.is_usable() {
+        let moved = self.renewal.answered(number);
+        if planted::has(Planted::LeaseFromReceipt) {
+            self.renewal.opened(now);
+        }
+        if moved && self.is_usable() {
             let deadline = self.renewal.deadline();
             self.outputs.push_back(Output::Deadline(deadline));
         }

@@ -2,8 +2,10 @@
 //! does not: the node's status.
 
 use lockd_protocol::Millis;
-use lockd_protocol::client::{Answer, EndReason, NodeFrame, Query, Status};
-use paxos::{ConfirmNumber, Leadership, Time};
+use lockd_protocol::NodeId;
+use lockd_protocol::client::{Answer, EndReason, NodeFrame, NodeStanding, Query, Status};
+use lockd_protocol::planted::{self, Planted};
+use paxos::{Ballot, ConfirmNumber, Time};
 
 use super::clients::ConnectionId;
 use super::leading::Leading;
@@ -21,7 +23,7 @@ pub(super) struct PendingQuery {
 
 impl Core {
     /// A quorum has echoed `number`: answers the renewals and the questions it covers.
-    pub(super) fn confirmed(&mut self, now: Time, leadership: Leadership, number: ConfirmNumber) {
+    pub(super) fn confirmed(&mut self, now: Time, leadership: Ballot, number: ConfirmNumber) {
         let ours = |leading: &&mut Leading| leading.leadership == leadership;
         while let Some(renewal) = self
             .leading
@@ -55,7 +57,7 @@ impl Core {
             number,
             ..
         } = renewal;
-        if self.state.session_ttl(session).is_none() {
+        if self.state.session_ttl(session).is_none() && !planted::has(Planted::RenewedAfterTheEnd) {
             let reason = EndReason::Unknown;
             return self
                 .clients
@@ -105,6 +107,22 @@ impl Core {
 
     pub(super) fn status(&self, now: Time) -> Status {
         let replica = self.replica.status();
+        let voters = replica.peers.iter().map(|peer| NodeStanding {
+            node: NodeId(peer.node.0),
+            votes: true,
+            durable: peer.persisted.0,
+            silent: Some(Millis(peer.silent_micros / 1000)),
+        });
+        let learners = replica.learners.iter().map(|(node, durable)| NodeStanding {
+            node: NodeId(node.0),
+            votes: false,
+            durable: durable.0,
+            silent: None,
+        });
+        let others = match self.leading.is_some() {
+            true => voters.chain(learners).collect(),
+            false => Vec::new(),
+        };
         Status {
             node: self.settings.node,
             cell: self.settings.cell,
@@ -113,10 +131,25 @@ impl Core {
             round: replica.promised.round,
             decided: replica.decided.0,
             applied: self.applied.0,
-            members: self.settings.addresses.clone().into_iter().collect(),
+            members: self.addresses(),
             sessions: self.state.session_count() as u64,
             locks: self.state.lock_count() as u64,
             last_token: self.state.last_token(),
+            votes: self
+                .membership
+                .contains(paxos::NodeId(self.settings.node.0)),
+            epoch: self.membership.epoch.0,
+            quorums: (
+                self.membership.quorums.prepare,
+                self.membership.quorums.accept,
+            ),
+            newest: NodeId(self.membership.newest.0),
+            snapshot: replica.snapshot.map_or(0, |meta| meta.slot.0),
+            log_first: self.log_first.unwrap_or(replica.first).0,
+            log_end: replica.end.0,
+            damaged: self.damage.found,
+            repaired: self.damage.repaired,
+            others,
             uptime: Millis(now.micros_since(self.started) / 1000),
             program: env!("CARGO_PKG_VERSION").to_owned(),
         }

@@ -27,6 +27,8 @@ pub(super) struct Clients {
 struct Connection {
     /// Certificate name of the client, for log lines.
     name: String,
+    /// Its certificate is an operator's.
+    operator: bool,
     welcomed: bool,
     outbox: Vec<u8>,
     dirty: bool,
@@ -46,13 +48,14 @@ pub struct Outgoing {
 }
 
 impl Clients {
-    pub(super) fn join(&mut self, name: String) -> ConnectionId {
+    pub(super) fn join(&mut self, name: String, operator: bool) -> ConnectionId {
         self.last += 1;
         let id = ConnectionId(self.last);
         self.connections.insert(
             id,
             Connection {
                 name,
+                operator,
                 ..Connection::default()
             },
         );
@@ -87,6 +90,11 @@ impl Clients {
         self.connections
             .get(&id)
             .map_or("", |connection| &connection.name)
+    }
+
+    pub(super) fn is_operator(&self, id: ConnectionId) -> bool {
+        let connection = self.connections.get(&id);
+        connection.is_some_and(|connection| connection.operator)
     }
 
     pub(super) fn is_welcomed(&self, id: ConnectionId) -> bool {
@@ -208,7 +216,7 @@ mod tests {
 
     fn clients() -> (Clients, ConnectionId) {
         let mut clients = Clients::default();
-        let id = clients.join("test".to_owned());
+        let id = clients.join("test".to_owned(), false);
         (clients, id)
     }
 
@@ -228,7 +236,7 @@ mod tests {
     #[test]
     fn a_session_is_routed_to_the_connection_that_spoke_for_it_last() {
         let (mut clients, first) = clients();
-        let second = clients.join("test".to_owned());
+        let second = clients.join("test".to_owned(), false);
         clients.bind(SessionId(1), first);
         clients.bind(SessionId(1), second);
         clients.leave(first);
@@ -240,7 +248,7 @@ mod tests {
     #[test]
     fn a_late_frame_of_an_old_connection_does_not_take_a_session_back() {
         let (mut clients, first) = clients();
-        let second = clients.join("test".to_owned());
+        let second = clients.join("test".to_owned(), false);
         clients.bind(SessionId(1), first);
         clients.bind(SessionId(1), second);
         clients.bind(SessionId(1), first);

@@ -1,13 +1,17 @@
 //! What a client's frames ask of a node, and who gets them instead if it does not lead.
 
-use lockd_protocol::client::{Answer, ClientFrame, NodeFrame, Operation, Outcome, Query, Refusal};
+use lockd_protocol::client::{
+    Answer, ClientFrame, NodeFrame, Operation, Outcome, Query, ReconfigureRefusal, Refusal,
+};
 use lockd_protocol::limits::CLIENT_PROTOCOL_VERSION;
+use lockd_protocol::planted::{self, Planted};
 use lockd_protocol::{CellId, NodeId, SessionId};
 use paxos::{Role, Time};
 
 use super::Core;
 use super::answers::PendingQuery;
 use super::clients::ConnectionId;
+use super::members::Wanted;
 use crate::limits::PENDING_QUERIES_MAX;
 use crate::state::command::Command;
 
@@ -44,6 +48,12 @@ impl Core {
                     .send(connection, &NodeFrame::Answer { id, answer });
             }
             frame => {
+                if let ClientFrame::KeepAlive { session, number } = frame
+                    && planted::has(Planted::FollowerAnswers)
+                {
+                    let kept = NodeFrame::KeptAlive { session, number };
+                    self.clients.send(connection, &kept);
+                }
                 if self.leading.is_none() {
                     return self.redirect(connection);
                 }
@@ -75,6 +85,7 @@ impl Core {
             node,
         };
         self.clients.send(connection, &welcome);
+        self.tell_members(connection);
         if self.leading.is_none() {
             self.redirect(connection);
         }
@@ -82,10 +93,8 @@ impl Core {
 
     pub(super) fn redirect(&mut self, connection: ConnectionId) {
         let leader = self.known_leader().and_then(|node| {
-            self.settings
-                .addresses
-                .get(&node)
-                .map(|address| (node, address.clone()))
+            let member = self.members.get(&node)?;
+            Some((node, member.address.clone()))
         });
         self.clients
             .send(connection, &NodeFrame::Redirect { leader });
@@ -155,8 +164,12 @@ impl Core {
     fn keep_alive(&mut self, now: Time, connection: ConnectionId, session: SessionId, number: u64) {
         self.clients.bind(session, connection);
         let Ok(confirm) = self.replica.confirm(now) else {
-            return self.redirect(connection);
+            return self.cannot_confirm(connection);
         };
+        if planted::has(Planted::NoConfirmRound) {
+            self.clients
+                .send(connection, &NodeFrame::KeptAlive { session, number });
+        }
         if let Some(leading) = &mut self.leading {
             leading
                 .leases
@@ -164,9 +177,40 @@ impl Core {
         }
     }
 
+    /// While the membership changes nothing is confirmed, and the change of role that ends this
+    /// makes every client send again what was not answered.
+    fn cannot_confirm(&mut self, connection: ConnectionId) {
+        if self.leading.is_none() {
+            self.redirect(connection);
+        }
+    }
+
     fn query(&mut self, now: Time, connection: ConnectionId, id: u64, query: Query) {
+        if let Query::Reconfigure {
+            epoch,
+            change,
+            quorums,
+            force,
+        } = query
+        {
+            let answer = if self.clients.is_operator(connection) {
+                self.reconfigure(
+                    now,
+                    Wanted {
+                        epoch,
+                        change,
+                        quorums,
+                        force,
+                    },
+                )
+            } else {
+                Answer::NotReconfigured(ReconfigureRefusal::NotOperator)
+            };
+            let frame = NodeFrame::Answer { id, answer };
+            return self.clients.send(connection, &frame);
+        }
         let Ok(confirm) = self.replica.confirm(now) else {
-            return self.redirect(connection);
+            return self.cannot_confirm(connection);
         };
         let Some(leading) = &mut self.leading else {
             return;

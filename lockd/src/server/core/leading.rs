@@ -3,8 +3,10 @@
 
 use std::collections::VecDeque;
 
+use lockd_protocol::Millis;
 use lockd_protocol::client::{NodeFrame, Outcome};
-use paxos::{Leadership, Role, Time};
+use lockd_protocol::planted::{self, Planted};
+use paxos::{Ballot, Role, Time};
 
 use super::Core;
 use super::answers::PendingQuery;
@@ -17,7 +19,7 @@ use crate::state::{Effect, State};
 /// What only a leader has. It begins with the leadership and is dropped with it.
 #[derive(Debug)]
 pub(super) struct Leading {
-    pub(super) leadership: Leadership,
+    pub(super) leadership: Ballot,
     /// Its first entry is decided and applied: from here on it may judge by its clock.
     pub(super) established: bool,
     pub(super) leases: Leases,
@@ -81,9 +83,10 @@ impl Core {
         if fresh {
             tracing::info!(node = %self.settings.node, %leadership, "leading");
             let mut leases = Leases::default();
-            self.state
-                .session_ttls()
-                .for_each(|(id, ttl)| leases.start(now, id, ttl));
+            for (id, ttl) in self.state.session_ttls() {
+                let cut = planted::has(Planted::TimersNotRestarted);
+                leases.start(now, id, if cut { Millis(ttl.0 / 2) } else { ttl });
+            }
             self.proposals.clear();
             let (timers, queries) = (Timers::default(), VecDeque::new());
             self.leading = Some(Leading {
@@ -233,7 +236,7 @@ fn set_timer(timers: &mut Timers, now: Time, effect: &Effect) {
     }
 }
 
-fn alarm_command(state: &State, alarm: Alarm, leadership: Leadership) -> Option<Command> {
+fn alarm_command(state: &State, alarm: Alarm, leadership: Ballot) -> Option<Command> {
     match alarm {
         Alarm::WaitOver { session, acquire } => {
             state

@@ -11,6 +11,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::Duration;
 
+use lockd_protocol::planted::{self, Planted};
 use lockd_protocol::{Millis, SessionId};
 use paxos::{ConfirmNumber, Time};
 
@@ -44,8 +45,12 @@ pub(super) struct Renewal {
 }
 
 impl Leases {
-    /// Starts a session's timer at its full TTL.
+    /// Starts a session's timer at its full TTL. One that runs goes on as it is: a retry of the
+    /// opening renews nothing, and must not save a session whose end is on its way into the log.
     pub(super) fn start(&mut self, now: Time, session: SessionId, ttl: Millis) {
+        if self.timers.contains_key(&session) {
+            return;
+        }
         let ttl = Duration::from(ttl);
         let ends = after(now, ttl);
         self.timers.insert(
@@ -88,7 +93,7 @@ impl Leases {
         confirm: ConfirmNumber,
     ) -> bool {
         if let Some(timer) = self.timers.get_mut(&session) {
-            if timer.ending {
+            if timer.ending && !planted::has(Planted::RenewedWhileExpiring) {
                 return false;
             }
             timer.ends = after(now, timer.ttl);
@@ -213,6 +218,14 @@ mod tests {
         let mut leases = super::tests::leases();
         leases.mark_ending(SessionId(1));
         assert!(!leases.renew(ms(1), CONNECTION, SessionId(1), 8, ConfirmNumber(4)));
+    }
+
+    #[test]
+    fn a_retry_of_the_opening_saves_no_session_whose_end_is_on_its_way_into_the_log() {
+        let mut leases = leases();
+        leases.expired(ms(1050));
+        leases.start(ms(1060), SessionId(1), TTL);
+        assert!(!leases.renew(ms(1061), CONNECTION, SessionId(1), 8, ConfirmNumber(4)));
     }
 
     #[test]

@@ -13,31 +13,40 @@
 //! * [`leases`]: session timers and renewals.
 //! * [`timers`]: ends of waits and breaks.
 //! * [`proposals`]: commands on their way into the log.
+//! * [`members`]: who the members are and where, and how that is changed.
+//! * [`compaction`]: when a new snapshot is due.
+//! * [`replay`]: a state that follows the log.
 
 mod answers;
 pub mod clients;
+pub mod compaction;
 mod frames;
 mod leading;
 mod leases;
+pub mod members;
 mod proposals;
+pub mod replay;
 #[cfg(test)]
 mod tests;
 mod timers;
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use lockd_protocol::ticket::Signer;
 use lockd_protocol::{CellId, NodeId};
 use paxos::{
-    Entry, EntryKind, Input, Leadership, LoadId, Message, Output, PersistId, Replica, Slot, Time,
-    WriteBatch,
+    Ballot, Entry, Epoch, Input, LoadId, Membership, Message, Output, PersistId, Replica, Slot,
+    SnapshotMeta, Time, WriteBatch,
 };
 
-use crate::state::command;
 use crate::state::{Effect, State};
 use clients::{Clients, ConnectionId, Outgoing};
+use compaction::{Compact, CompactFailure, Compaction, CompactionBounds};
 use leading::Leading;
+use members::Members;
 use proposals::Proposals;
+use replay::{Replay, apply_entry};
 
 /// What a node is told about itself and its cell.
 #[derive(Debug)]
@@ -46,10 +55,10 @@ pub struct Settings {
     pub cell: CellId,
     /// This node.
     pub node: NodeId,
-    /// Every member's address for clients.
-    pub addresses: BTreeMap<NodeId, String>,
     /// Signs tickets.
     pub signer: Signer,
+    /// When to make a snapshot.
+    pub compaction: CompactionBounds,
 }
 
 /// What follows from a turn, for the driver to carry out.
@@ -59,10 +68,23 @@ pub struct Work {
     pub writes: Vec<WriteBatch>,
     /// To be read from the log; each is answered by [`Core::loaded`].
     pub loads: Vec<Load>,
+    /// To be read from snapshots; each is answered by [`Core::chunk_loaded`].
+    pub chunk_loads: Vec<ChunkLoad>,
+    /// Parts of a peer's snapshot to be kept, in order; each is answered by
+    /// [`Core::chunk_stored`], and the last one by [`Core::snapshot_ready`] too.
+    pub chunks: Vec<Chunk>,
+    /// A snapshot to be made; answered by [`Core::snapshot_taken`] or [`Core::compact_failed`].
+    pub compact: Option<Compact>,
+    /// The membership is another now: see [`Core::members`].
+    pub membership_changed: bool,
+    /// A state that is not needed any more. To drop it takes a while.
+    pub discarded: Option<Box<State>>,
     /// To be sent to peers.
     pub messages: Vec<(NodeId, Message)>,
     /// Connections with something to write: see [`Core::take_outgoing`].
     pub clients: Vec<ConnectionId>,
+    /// What was decided and has been applied, for whoever watches.
+    pub applied: Vec<Entry>,
 }
 
 /// Entries to be read from the log.
@@ -78,9 +100,57 @@ pub struct Load {
     pub bytes_max: usize,
 }
 
+/// Bytes to be read from a snapshot of this node.
+#[derive(Clone, Copy, Debug)]
+pub struct ChunkLoad {
+    /// Given back with the bytes.
+    pub id: LoadId,
+    /// Which snapshot.
+    pub slot: Slot,
+    /// Where they begin.
+    pub offset: u64,
+    /// How many.
+    pub bytes: usize,
+}
+
+/// A part of a peer's snapshot: see [`paxos::Output::StoreChunk`].
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// Which snapshot.
+    pub meta: SnapshotMeta,
+    /// Where the part begins.
+    pub offset: u64,
+    /// The part.
+    pub bytes: Bytes,
+}
+
 /// Why a node cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
+    /// The cell goes on without this node.
+    #[error(
+        "this node has been removed from the cell, which is in epoch {epoch}: its directory can \
+         be deleted; a node that is to join needs a new one, from `lockd member prepare`"
+    )]
+    Removed {
+        /// The first epoch without it that it knows of.
+        epoch: u32,
+    },
+    /// What the disk says and what memory says differ.
+    #[error(
+        "the state in memory is not what the log makes at slot {slot}: memory or disk of this \
+         machine is faulty, so this node must not go on; replace it"
+    )]
+    Diverged {
+        /// Where.
+        slot: u64,
+    },
+    /// The replica wants what the driver did not give: a mistake of the program.
+    #[error("the snapshot of slot {slot} is to be installed, and is not at hand")]
+    NotAtHand {
+        /// Which snapshot.
+        slot: u64,
+    },
     /// A decided entry that this program cannot read.
     #[error(
         "the decided entry at slot {slot} cannot be read ({reason}): it was written by a newer \
@@ -102,48 +172,91 @@ pub struct Core {
     /// When the turn after the last one was due at the latest.
     due: Time,
     replica: Replica,
+    membership: Membership,
+    members: Members,
+    /// Disks of nodes without a vote, by what they said of themselves.
+    seen: BTreeMap<NodeId, u64>,
     state: State,
     applied: Slot,
+    /// Origin of the last entry applied.
+    origin: Ballot,
+    compaction: Compaction,
+    /// A peer's snapshot that can be installed.
+    ready: Option<(SnapshotMeta, Box<State>)>,
+    damage: Damage,
+    /// The first entry that the log keeps, once a write has told.
+    log_first: Option<Slot>,
     clients: Clients,
     proposals: Proposals,
     leading: Option<Leading>,
     effects: Vec<Effect>,
+    removed: Option<Epoch>,
     fatal: Option<Fatal>,
 }
 
+/// Damaged places of this node's disk since it started.
+#[derive(Clone, Copy, Debug, Default)]
+struct Damage {
+    found: u64,
+    repaired: u64,
+}
+
 impl Core {
-    /// A node that has replayed its log: `state` is what the entries up to `applied` made.
+    /// A node that has replayed its log as far as that is known to be decided.
     #[must_use]
-    pub fn new(
-        settings: Settings,
-        replica: Replica,
-        state: State,
-        applied: Slot,
-        now: Time,
-    ) -> Core {
+    pub fn new(settings: Settings, replica: Replica, replay: Replay, now: Time) -> Core {
+        let status = replica.status();
+        let compaction = Compaction::new(settings.compaction, status.snapshot, &replay);
         Core {
             settings,
             started: now,
             due: now,
             replica,
-            state,
-            applied,
+            members: members::decode_members(&status.membership),
+            membership: status.membership,
+            seen: BTreeMap::new(),
+            state: replay.state,
+            applied: replay.slot,
+            origin: replay.origin,
+            compaction,
+            ready: None,
+            damage: Damage::default(),
+            log_first: None,
             clients: Clients::default(),
             proposals: Proposals::default(),
             leading: None,
             effects: Vec::new(),
+            removed: None,
             fatal: None,
         }
     }
 
     /// A client connected and showed a client's certificate.
     pub fn client_joined(&mut self, name: String) -> ConnectionId {
-        self.clients.join(name)
+        self.clients.join(name, false)
+    }
+
+    /// A client connected and showed an operator's certificate.
+    pub fn operator_joined(&mut self, name: String) -> ConnectionId {
+        self.clients.join(name, true)
     }
 
     /// A client's connection is gone.
     pub fn client_left(&mut self, connection: ConnectionId) {
         self.clients.leave(connection);
+    }
+
+    /// The replicated state, as far as this node has applied it.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Whether this node leads for sure: its first entry is decided.
+    #[must_use]
+    pub fn is_established(&self) -> bool {
+        let leading = self.leading.as_ref();
+        leading.is_some_and(|leading| leading.established)
     }
 
     /// How many clients are connected.
@@ -168,6 +281,55 @@ impl Core {
         self.replica.handle(now, Input::Loaded { id, entries });
     }
 
+    /// The decided entry of this slot cannot be read from the log.
+    pub fn damaged(&mut self, now: Time, slot: Slot) {
+        self.damage_found(1);
+        self.replica.handle(now, Input::Damaged(slot));
+    }
+
+    /// Counts damaged places of the disk that were found in another way.
+    pub fn damage_found(&mut self, places: u64) {
+        self.damage.found += places;
+    }
+
+    /// Bytes were read from a snapshot: none if that is gone, or damaged there.
+    pub fn chunk_loaded(&mut self, now: Time, id: LoadId, bytes: Bytes) {
+        self.replica.handle(now, Input::ChunkLoaded { id, bytes });
+    }
+
+    /// So much of a peer's snapshot is kept, counted from its beginning.
+    pub fn chunk_stored(&mut self, now: Time, meta: SnapshotMeta, stored: u64) {
+        self.replica
+            .handle(now, Input::ChunkStored { meta, stored });
+    }
+
+    /// A peer's snapshot is complete, durable and right, and holds this state.
+    pub fn snapshot_ready(&mut self, now: Time, meta: SnapshotMeta, state: Box<State>) {
+        self.ready = Some((meta.clone(), state));
+        self.replica.handle(now, Input::SnapshotReady(meta));
+    }
+
+    /// The snapshot that was ordered is made, durable and checked.
+    pub fn snapshot_taken(&mut self, now: Time, meta: SnapshotMeta) {
+        tracing::info!(slot = meta.slot.0, bytes = meta.bytes, "took a snapshot");
+        self.compaction.made(meta.clone());
+        self.replica.handle(now, Input::SnapshotTaken(meta));
+    }
+
+    /// The snapshot that was ordered could not be made.
+    pub fn compact_failed(&mut self, now: Time, failure: &CompactFailure) {
+        if *failure == CompactFailure::DamagedSnapshot {
+            self.damage_found(1);
+        }
+        tracing::warn!(?failure, "could not take a snapshot; later again");
+        self.compaction.failed(now, failure);
+    }
+
+    /// What the disk holds at this slot is not what memory holds.
+    pub fn diverged(&mut self, slot: Slot) {
+        self.fatal = Some(Fatal::Diverged { slot: slot.0 });
+    }
+
     /// What is to be written to a client; `spare` becomes its next buffer.
     pub fn take_outgoing(&mut self, id: ConnectionId, spare: Vec<u8>) -> Option<Outgoing> {
         self.clients.take_outgoing(id, spare)
@@ -189,6 +351,13 @@ impl Core {
                 break;
             }
         }
+        let at = (self.applied, self.origin);
+        work.compact = self
+            .compaction
+            .order(now, &self.state, at, &self.membership);
+        // A snapshot that the replica did not want after all.
+        let unused = self.ready.take().map(|(_, state)| state);
+        work.discarded = work.discarded.or(unused);
         work.clients = self.clients.take_dirty();
         self.due = self.next_turn().max(now);
         self.fatal.take().map_or(Ok(work), Err)
@@ -212,7 +381,10 @@ impl Core {
             };
             match self.replica.propose(now, payload.clone()) {
                 Ok(_) => {}
-                Err(paxos::ProposeError::Busy) => return self.proposals.put_back(payload),
+                // While the membership changes, commands wait for the change of role that ends it.
+                Err(paxos::ProposeError::Busy | paxos::ProposeError::Stopping) => {
+                    return self.proposals.put_back(payload);
+                }
                 // Not the leader any more: the clients are told with the change of role.
                 Err(_) => return,
             }
@@ -225,34 +397,64 @@ impl Core {
         while let Some(output) = self.replica.poll_output() {
             any = true;
             match output {
-                Output::Send { to, message } => work.messages.push((NodeId(to.0), message)),
-                Output::Persist(batch) => work.writes.push(batch),
-                Output::Load {
-                    id,
-                    first,
-                    last,
-                    bytes_max,
-                } => {
-                    work.loads.push(Load {
-                        id,
-                        first,
-                        last,
-                        bytes_max,
-                    });
-                }
                 Output::Apply(entries) => {
-                    for entry in entries {
-                        self.apply(now, &entry);
-                    }
+                    entries.iter().for_each(|entry| self.apply(now, entry));
+                    work.applied.extend(entries);
                 }
                 Output::Confirmed { leadership, number } => {
                     self.confirmed(now, leadership, number);
                 }
                 Output::RoleChanged(role) => self.role_changed(now, role),
+                Output::Install(meta) => work.discarded = self.install(meta),
+                Output::Membership(membership) => {
+                    self.membership_changed(membership);
+                    work.membership_changed = true;
+                }
+                Output::Repaired(slot) => {
+                    self.damage.repaired += 1;
+                    tracing::info!(slot = slot.0, "a damaged entry was repaired by the others");
+                }
+                Output::Removed(epoch) => {
+                    self.removed = Some(epoch);
+                    tracing::warn!(
+                        epoch = epoch.0,
+                        "this node has been removed from the cell; it stays until enough of the \
+                         others know"
+                    );
+                }
+                Output::Retired => {
+                    let epoch = self.removed.unwrap_or(self.membership.epoch).0;
+                    self.fatal = Some(Fatal::Removed { epoch });
+                }
+                Output::Persist(batch) => {
+                    self.log_first = Some(batch.keep_from);
+                    work.writes.push(batch);
+                }
+                order => work.take_order(order),
             }
         }
         any
     }
+
+    /// Puts a peer's snapshot in the place of the state.
+    fn install(&mut self, meta: SnapshotMeta) -> Option<Box<State>> {
+        let ready = self.ready.take_if(|(ready, _)| *ready == meta);
+        let Some((meta, state)) = ready else {
+            self.fatal = Some(Fatal::NotAtHand { slot: meta.slot.0 });
+            return None;
+        };
+        tracing::info!(
+            slot = meta.slot.0,
+            bytes = meta.bytes,
+            "installed a peer's snapshot"
+        );
+        self.applied = meta.slot;
+        self.origin = meta.origin;
+        self.compaction.installed(meta);
+        let old = std::mem::replace(&mut self.state, *state);
+        Some(Box::new(old))
+    }
+
     fn apply(&mut self, now: Time, entry: &Entry) {
         debug_assert_eq!(
             entry.slot,
@@ -260,6 +462,8 @@ impl Core {
             "entries are applied in order"
         );
         self.applied = entry.slot;
+        self.origin = entry.origin;
+        self.compaction.applied(entry);
         let mut effects = std::mem::take(&mut self.effects);
         if let Err(fatal) = apply_entry(&mut self.state, entry, &mut effects) {
             self.fatal = Some(fatal);
@@ -273,34 +477,52 @@ impl Core {
     }
 }
 
-/// Applies a decided entry to the state. Also how a node replays its log when it starts.
-///
-/// # Errors
-/// [`Fatal::UnreadableEntry`]: the entry was written by another version.
-pub fn apply_entry(
-    state: &mut State,
-    entry: &Entry,
-    effects: &mut Vec<Effect>,
-) -> Result<(), Fatal> {
-    match entry.kind {
-        EntryKind::NewLeader => {
-            let epoch = paxos::Epoch::FIRST;
-            state.begin_leadership(Leadership {
-                epoch,
-                ballot: entry.origin,
-            });
-            Ok(())
-        }
-        EntryKind::Command => {
-            let commands =
-                command::decode(&entry.payload).map_err(|error| Fatal::UnreadableEntry {
-                    slot: entry.slot.0,
-                    reason: error.to_string(),
-                })?;
-            for command in commands {
-                state.apply(command, effects);
-            }
-            Ok(())
+impl Work {
+    /// Takes what is for the driver to do.
+    fn take_order(&mut self, order: Output) {
+        match order {
+            Output::Send { to, message } => self.messages.push((NodeId(to.0), message)),
+            Output::Load {
+                id,
+                first,
+                last,
+                bytes_max,
+            } => self.loads.push(Load {
+                id,
+                first,
+                last,
+                bytes_max,
+            }),
+            Output::LoadChunk {
+                id,
+                slot,
+                offset,
+                bytes,
+            } => self.chunk_loads.push(ChunkLoad {
+                id,
+                slot,
+                offset,
+                bytes,
+            }),
+            Output::StoreChunk {
+                meta,
+                offset,
+                bytes,
+            } => self.chunks.push(Chunk {
+                meta,
+                offset,
+                bytes,
+            }),
+            // Dealt with by the core itself.
+            Output::Apply(_)
+            | Output::Persist(_)
+            | Output::Confirmed { .. }
+            | Output::RoleChanged(_)
+            | Output::Install(_)
+            | Output::Membership(_)
+            | Output::Repaired(_)
+            | Output::Removed(_)
+            | Output::Retired => {}
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Three cores in memory under a virtual clock: elections, renewals, expiry, redirects, breaks.
 
+mod cell;
+
 use super::*;
+use cell::{Cell, Client};
 use std::collections::VecDeque;
 
 use lockd_protocol::client::{
@@ -14,193 +17,6 @@ use paxos::{Config, Recovered, Timing};
 const CELL: CellId = CellId([7; 16]);
 const TTL: Millis = Millis(2000);
 const NODES: u64 = 3;
-
-/// A cell whose disks are instant and whose network delivers at once, but for who is cut off.
-struct Cell {
-    now: Time,
-    cores: BTreeMap<NodeId, Core>,
-    paused: Vec<NodeId>,
-    inbox: VecDeque<(NodeId, NodeId, Message)>,
-}
-
-/// A client of one node.
-struct Client {
-    node: NodeId,
-    connection: ConnectionId,
-    decoder: Decoder,
-}
-
-impl Cell {
-    fn new() -> Cell {
-        let members: Vec<_> = (1..=NODES).map(paxos::NodeId).collect();
-        let cores = members.iter().map(|id| {
-            let config = Config {
-                node: *id,
-                members: members.clone(),
-                timing: Timing::default(),
-                seed: id.0,
-            };
-            let now = Time(1_000_000);
-            let replica = Replica::new(config, Recovered::fresh(members.clone()), now)
-                .expect("a good configuration");
-            let settings = Settings {
-                cell: CELL,
-                node: NodeId(id.0),
-                addresses: (1..=NODES)
-                    .map(|n| (NodeId(n), format!("node-{n}:1")))
-                    .collect(),
-                signer: Signer::from_seed(CELL, &[1; 32]).expect("a seed"),
-            };
-            (
-                NodeId(id.0),
-                Core::new(settings, replica, State::default(), Slot::NONE, now),
-            )
-        });
-        let cores = cores.collect();
-        Cell {
-            now: Time(1_000_000),
-            cores,
-            paused: Vec::new(),
-            inbox: VecDeque::new(),
-        }
-    }
-
-    /// A cell that has an established leader.
-    fn led() -> (Cell, NodeId) {
-        let mut cell = Cell::new();
-        let leader = cell.elect();
-        (cell, leader)
-    }
-
-    fn elect(&mut self) -> NodeId {
-        for _ in 0..200 {
-            self.run(50);
-            let leads = |(id, core): (&NodeId, &Core)| {
-                let live = !self.paused.contains(id);
-                (live && core.leading.as_ref().is_some_and(|l| l.established)).then_some(*id)
-            };
-            if let Some(leader) = self.cores.iter().find_map(leads) {
-                return leader;
-            }
-        }
-        panic!("no leader within ten seconds");
-    }
-
-    /// Lets this many milliseconds pass.
-    fn run(&mut self, millis: u64) {
-        for _ in 0..millis {
-            self.settle();
-            self.now = self.now.plus_micros(1000);
-        }
-        self.settle();
-    }
-
-    /// Takes turns until nothing moves any more at this time.
-    fn settle(&mut self) {
-        loop {
-            let mut moved = false;
-            let live = self
-                .cores
-                .keys()
-                .copied()
-                .filter(|id| !self.paused.contains(id));
-            for id in live.collect::<Vec<_>>() {
-                moved |= self.turn(id);
-            }
-            let Some(round) = (!self.inbox.is_empty()).then(|| std::mem::take(&mut self.inbox))
-            else {
-                if moved {
-                    continue;
-                }
-                return;
-            };
-            for (from, to, message) in round {
-                if self.paused.contains(&to) {
-                    continue;
-                }
-                let core = self.cores.get_mut(&to).expect("a member");
-                core.peer_message(self.now, from, message);
-            }
-        }
-    }
-
-    fn turn(&mut self, id: NodeId) -> bool {
-        let core = self.cores.get_mut(&id).expect("a member");
-        let work = core.turn(self.now).expect("not fatal");
-        assert!(
-            work.loads.is_empty(),
-            "nothing is old enough to be read from disk"
-        );
-        let moved = !work.writes.is_empty() || !work.messages.is_empty();
-        for batch in work.writes {
-            core.persisted(self.now, batch.id);
-        }
-        self.inbox.extend(
-            work.messages
-                .into_iter()
-                .map(|(to, message)| (id, to, message)),
-        );
-        moved
-    }
-
-    fn connect(&mut self, node: NodeId) -> Client {
-        let core = self.cores.get_mut(&node).expect("a member");
-        let connection = core.client_joined("test".to_owned());
-        let client = Client {
-            node,
-            connection,
-            decoder: Decoder::default(),
-        };
-        self.send(
-            &client,
-            ClientFrame::Hello {
-                version: CLIENT_PROTOCOL_VERSION,
-                cell: CELL,
-            },
-        );
-        client
-    }
-
-    fn send(&mut self, client: &Client, frame: ClientFrame) {
-        let core = self.cores.get_mut(&client.node).expect("a member");
-        core.client_frame(self.now, client.connection, frame);
-    }
-
-    /// Lets everything settle and returns what the client got.
-    fn received(&mut self, client: &mut Client) -> Vec<NodeFrame> {
-        self.settle();
-        let core = self.cores.get_mut(&client.node).expect("a member");
-        let outgoing = core
-            .take_outgoing(client.connection, Vec::new())
-            .expect("connected");
-        client.decoder.feed(&outgoing.bytes);
-        std::iter::from_fn(|| client.decoder.next().expect("frames")).collect()
-    }
-
-    fn ask(&mut self, client: &mut Client, frame: ClientFrame) -> Vec<NodeFrame> {
-        self.send(client, frame);
-        self.received(client)
-    }
-
-    /// A client of the leader with a session.
-    fn open(&mut self, leader: NodeId, nonce: u128) -> (Client, SessionId) {
-        let mut client = self.connect(leader);
-        let open = ClientFrame::Open {
-            nonce: Nonce(nonce),
-            ttl: TTL,
-            label: "test".to_owned(),
-        };
-        let frames = self.ask(&mut client, open);
-        let session = frames.iter().find_map(|frame| match frame {
-            NodeFrame::Opened { result, .. } => result.clone().ok(),
-            _ => None,
-        });
-        (
-            client,
-            session.unwrap_or_else(|| panic!("no session: {frames:?}")),
-        )
-    }
-}
 
 fn acquire(session: SessionId, sequence: u64, wait: Wait) -> ClientFrame {
     let lock = LockName::new("a").expect("a name");
@@ -273,10 +89,11 @@ fn a_node_that_does_not_lead_names_the_leader() {
     let follower = NodeId(leader.0 % NODES + 1);
     let mut client = cell.connect(follower);
     let frames = cell.received(&mut client);
-    let address = format!("node-{leader}:1");
+    let address = format!("127.0.0.{leader}:1");
     assert!(matches!(frames[0], NodeFrame::Welcome { .. }));
+    assert!(matches!(&frames[1], NodeFrame::Members(members) if members.len() == 3));
     assert_eq!(
-        frames[1],
+        frames[2],
         NodeFrame::Redirect {
             leader: Some((leader, address))
         }

@@ -1,0 +1,123 @@
+//! Bugs that can be planted in nodes, clients and gateways, to show that the simulator of the
+//! whole system finds them.
+//!
+//! Without the feature `sim` no bug can be planted, and the question folds to `false`. It lives
+//! here because this crate lies below all that can have one. What is planted is planted for one
+//! thread, which is all that a simulation runs on.
+
+/// A mistake that somebody could make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Planted {
+    /// State: a request that was executed is executed again when it is retried.
+    RetryExecutedTwice,
+    /// State: the answer of a request is forgotten before the client has acknowledged it.
+    DedupEvicted,
+    /// State: a release is taken whatever token it names.
+    ReleaseWithoutToken,
+    /// State: a session that ends stays in the queues, and is granted what it waits for.
+    GrantToEndedSession,
+    /// State: the last of a queue is served first.
+    UnfairQueue,
+    /// State: what follows from a command differs from node to node.
+    NonDeterministicApply,
+    /// State: tokens are counted for each lock, from its first holder on.
+    TokenPerLock,
+    /// Node: a renewal is answered although its session has ended.
+    RenewedAfterTheEnd,
+    /// Node: a renewal is answered without waiting for a confirmation.
+    NoConfirmRound,
+    /// Node: a renewal is taken while the expiry of its session is queued.
+    RenewedWhileExpiring,
+    /// Node: a new leader does not give sessions their full TTL.
+    TimersNotRestarted,
+    /// Node: one that does not lead answers renewals all the same.
+    FollowerAnswers,
+    /// Client: the lease counts from the receipt of an answer.
+    LeaseFromReceipt,
+    /// Client: a repeated renewal has the number of the first, and counts from its own sending.
+    RenewalNumberReused,
+    /// Client: the lease is shortened by the drift of one clock only.
+    MarginOfOneClock,
+    /// Gateway: compares tokens in its memory, and the database does not look.
+    MemoryOnly,
+    /// Gateway: admits while older writers are still busy.
+    AdmitBeforeDrained,
+    /// Gateway: after the database lost its memory, the cell is not asked.
+    NoReseed,
+}
+
+impl Planted {
+    /// Every bug that can be planted.
+    pub const ALL: [Planted; 18] = [
+        Planted::RetryExecutedTwice,
+        Planted::DedupEvicted,
+        Planted::ReleaseWithoutToken,
+        Planted::GrantToEndedSession,
+        Planted::UnfairQueue,
+        Planted::NonDeterministicApply,
+        Planted::TokenPerLock,
+        Planted::RenewedAfterTheEnd,
+        Planted::NoConfirmRound,
+        Planted::RenewedWhileExpiring,
+        Planted::TimersNotRestarted,
+        Planted::FollowerAnswers,
+        Planted::LeaseFromReceipt,
+        Planted::RenewalNumberReused,
+        Planted::MarginOfOneClock,
+        Planted::MemoryOnly,
+        Planted::AdmitBeforeDrained,
+        Planted::NoReseed,
+    ];
+}
+
+#[cfg(feature = "sim")]
+mod here {
+    use std::cell::Cell;
+
+    use super::Planted;
+
+    thread_local! {
+        static BUG: Cell<Option<Planted>> = const { Cell::new(None) };
+        static NODE: Cell<u64> = const { Cell::new(0) };
+    }
+
+    /// Plants a bug in everything that runs on this thread, or removes the one that is there.
+    pub fn plant(bug: Option<Planted>) {
+        BUG.set(bug);
+    }
+
+    /// Says which node is about to run on this thread: what differs from node to node.
+    pub fn run_as(node: u64) {
+        NODE.set(node);
+    }
+
+    /// Whether this bug is planted.
+    #[must_use]
+    pub fn has(bug: Planted) -> bool {
+        BUG.get() == Some(bug)
+    }
+
+    /// Whether this bug is planted, and the node that runs has an odd number.
+    #[must_use]
+    pub fn has_at_odd_nodes(bug: Planted) -> bool {
+        has(bug) && NODE.get() % 2 == 1
+    }
+}
+
+#[cfg(feature = "sim")]
+pub use here::{has, has_at_odd_nodes, plant, run_as};
+
+/// Whether this bug is planted: never, in what is not built for simulation.
+#[cfg(not(feature = "sim"))]
+#[must_use]
+pub const fn has(_bug: Planted) -> bool {
+    false
+}
+
+/// Whether this bug is planted at the node that runs: never, in what is not built for simulation.
+#[cfg(not(feature = "sim"))]
+#[must_use]
+pub const fn has_at_odd_nodes(_bug: Planted) -> bool {
+    false
+}

@@ -1,0 +1,432 @@
+//! Snapshots of states that random commands made, and of none.
+
+use super::*;
+use crate::state::Effect;
+use crate::state::command::Command;
+use lockd_protocol::Mode;
+use lockd_protocol::client::{Operation, Wait};
+use paxos::{Ballot, Epoch, NodeId};
+
+/// Random commands (splitmix64: Steele, Lea, Flood, 2014), often such as make sense.
+struct Commands {
+    random: u64,
+    round: u64,
+}
+
+impl Commands {
+    fn new(seed: u64) -> Commands {
+        let random = seed.wrapping_mul(0x2545_f491_4f6c_dd1d);
+        Commands { random, round: 0 }
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % end
+    }
+
+    fn session(&mut self) -> SessionId {
+        SessionId(1 + self.below(6))
+    }
+
+    fn lock(&mut self) -> LockName {
+        let name = format!("lock/{}", self.below(5));
+        LockName::new(&name).expect("a lock name")
+    }
+
+    fn token(&mut self, state: &State, lock: &LockName) -> Token {
+        let held = state.locks.get(lock).map(|lock| lock.hold.token);
+        held.filter(|_| self.below(8) > 0)
+            .unwrap_or(Token(self.below(30)))
+    }
+
+    fn operation(&mut self, state: &State) -> Operation {
+        let lock = self.lock();
+        match self.below(12) {
+            0..=5 => Operation::Acquire {
+                lock,
+                mode: Mode::Exclusive,
+                wait: [Wait::Try, Wait::Forever, Wait::For(Millis(9))][self.below(3) as usize],
+                ticket: self.below(2) == 0,
+            },
+            6 | 7 => {
+                let token = self.token(state, &lock);
+                Operation::Release { lock, token }
+            }
+            8 | 9 => Operation::Break {
+                lock,
+                reason: "x\n"[..1 + self.below(20) as usize / 19].to_owned(),
+                at_once: self.below(2) == 0,
+            },
+            10 => Operation::Cancel {
+                acquire: Sequence(self.below(20)),
+            },
+            _ => match self.below(4) {
+                0 => Operation::Close,
+                _ => Operation::Cancel {
+                    acquire: Sequence(1 + self.below(1500)),
+                },
+            },
+        }
+    }
+
+    /// A command, or a new leadership.
+    fn next(&mut self, state: &State) -> Option<Command> {
+        let leadership = state.leadership.unwrap_or_else(|| leadership(0));
+        Some(match self.below(20) {
+            0 => return None,
+            1 | 2 => Command::Open {
+                nonce: Nonce(self.below(9).into()),
+                ttl: Millis(400 + self.below(5000)),
+                label: format!("client {}", self.below(9)),
+            },
+            3 => Command::Expire {
+                session: self.session(),
+                leadership,
+            },
+            4 => Command::TimeOut {
+                session: self.session(),
+                acquire: Sequence(1 + self.below(20)),
+                leadership,
+            },
+            5 => {
+                let lock = self.lock();
+                let token = self.token(state, &lock);
+                Command::FinishBreak {
+                    lock,
+                    token,
+                    leadership,
+                }
+            }
+            _ => {
+                let (session, sequence) = (self.session(), self.below(30));
+                Command::Request {
+                    session,
+                    sequence: Sequence(sequence),
+                    acknowledged: Sequence(sequence.saturating_sub(self.below(30))),
+                    operation: self.operation(state),
+                }
+            }
+        })
+    }
+
+    fn apply_some(&mut self, state: &mut State) {
+        for _ in 0..self.below(80) {
+            let command = self.next(state);
+            self.apply(state, command);
+        }
+    }
+
+    fn apply(&mut self, state: &mut State, command: Option<Command>) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match command {
+            Some(command) => state.apply(command, &mut effects),
+            None => {
+                self.round += 1;
+                state.begin_leadership(leadership(self.round));
+            }
+        }
+        effects
+    }
+}
+
+fn leadership(round: u64) -> Ballot {
+    Ballot {
+        epoch: Epoch::FIRST,
+        round,
+        node: NodeId(1),
+    }
+}
+
+fn encode(state: &State) -> Vec<u8> {
+    state.encode().flatten().collect()
+}
+
+fn decode(bytes: &[u8]) -> Result<State, SnapshotError> {
+    let mut decoder = Decoder::default();
+    decoder.feed(bytes)?;
+    decoder.finish()
+}
+
+/// A state with some of everything in it.
+fn full(seed: u64) -> State {
+    let (mut commands, mut state) = (Commands::new(seed), State::default());
+    for _ in 0..5 {
+        commands.apply_some(&mut state);
+    }
+    state
+}
+
+#[test]
+fn a_decoded_state_is_the_state_and_goes_on_as_it_does() {
+    let mut seen = [0usize; 6];
+    for seed in 0..3000 {
+        let (mut commands, mut state) = (Commands::new(seed), State::default());
+        commands.apply_some(&mut state);
+        let mut decoded = decode(&encode(&state)).expect("it was just encoded");
+        assert_eq!(decoded, state, "seed {seed}");
+        assert_eq!(decoded.digest(), state.digest(), "seed {seed}");
+        for _ in 0..commands.below(80) {
+            let command = commands.next(&state);
+            let round = commands.round;
+            let expected = commands.apply(&mut state, command.clone());
+            commands.round = round;
+            assert_eq!(
+                commands.apply(&mut decoded, command),
+                expected,
+                "seed {seed}"
+            );
+        }
+        assert_eq!(decoded, state, "seed {seed}");
+        let sessions = state.sessions.values();
+        let queue = |lock: &Lock| lock.queue.len();
+        seen[0] += state.sessions.len();
+        seen[1] += state.locks.len();
+        seen[2] += state.locks.values().map(queue).sum::<usize>();
+        seen[3] += sessions.clone().map(|s| s.answers().len()).sum::<usize>();
+        seen[4] += sessions.filter(|session| session.breaking > 0).count();
+        seen[5] += usize::from(state.locks.values().any(|lock| queue(lock) > 2));
+    }
+    assert!(seen.iter().all(|count| *count > 100), "{seen:?}");
+}
+
+#[test]
+fn chunks_may_be_cut_anywhere() {
+    for seed in 0..40 {
+        let state = full(seed);
+        let mut commands = Commands::new(seed);
+        let bytes = encode(&state);
+        let (mut decoder, mut left) = (Decoder::default(), bytes.as_slice());
+        while !left.is_empty() {
+            let longest = if seed % 2 == 0 { 2 } else { 300 };
+            let (now, later) = left.split_at(left.len().min(commands.below(longest) as usize));
+            decoder.feed(now).expect("a part of a snapshot");
+            left = later;
+        }
+        assert_eq!(decoder.finish(), Ok(state));
+    }
+}
+
+#[test]
+fn a_large_state_comes_in_small_chunks() {
+    let mut state = State::default();
+    for nonce in 0..5000 {
+        let (ttl, label) = (Millis(1000), "x".repeat(200));
+        state.apply(
+            Command::Open {
+                nonce: Nonce(nonce),
+                ttl,
+                label,
+            },
+            &mut Vec::new(),
+        );
+    }
+    let chunks: Vec<Vec<u8>> = state.encode().collect();
+    assert!(chunks.len() > 20);
+    assert!(
+        chunks
+            .iter()
+            .all(|chunk| chunk.len() < CHUNK_BYTES + ITEM_BYTES_MAX)
+    );
+    assert_eq!(decode(&chunks.concat()), Ok(state));
+}
+
+#[test]
+fn a_snapshot_that_ends_too_early_or_too_late_is_refused() {
+    let bytes = encode(&full(7));
+    for end in 0..bytes.len() {
+        let error = decode(&bytes[..end]).expect_err("it is cut off");
+        assert!(
+            matches!(error, SnapshotError::Truncated { .. }),
+            "{end}: {error}"
+        );
+    }
+    let longer = [bytes.as_slice(), &[0]].concat();
+    assert_eq!(decode(&longer), Err(SnapshotError::Trailing));
+}
+
+#[test]
+fn a_snapshot_of_another_version_or_of_something_else_is_refused_by_name() {
+    let mut bytes = encode(&full(7));
+    bytes[MAGIC.len()] = VERSION + 1;
+    let error = decode(&bytes).expect_err("a later version");
+    assert_eq!(error, SnapshotError::Version { found: VERSION + 1 });
+    assert!(error.to_string().contains("start the version"), "{error}");
+    assert_eq!(decode(b"something else"), Err(SnapshotError::Foreign));
+}
+
+#[test]
+fn whatever_the_bytes_are_they_are_refused_or_are_a_state_that_could_have_been() {
+    let mut refused = 0;
+    for seed in 0..20 {
+        let bytes = encode(&full(seed));
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1 << (at % 8);
+            match decode(&damaged) {
+                Ok(mut state) => {
+                    crate::state::tests::check(&state);
+                    Commands::new(at as u64).apply_some(&mut state);
+                    crate::state::tests::check(&state);
+                }
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert!(refused > 1000, "{refused}");
+}
+
+#[test]
+fn a_length_that_is_a_lie_allocates_nothing() {
+    let mut bytes = encode(&State::default());
+    bytes.truncate(MAGIC.len() + 1 + 1 + 4);
+    // A session whose label has 2^42 bytes, of which some come.
+    bytes.extend([1, 1, 1, 0x80, 0x10, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]);
+    let mut decoder = Decoder::default();
+    decoder.feed(&bytes).expect("more may come");
+    let error = decoder.feed(&[b'x'; ITEM_BYTES_MAX]).expect_err("too long");
+    assert!(
+        matches!(error, SnapshotError::Malformed { item: 1, .. }),
+        "{error}"
+    );
+}
+
+/// The bytes of an item.
+fn item(item: &Item<'_>) -> Vec<u8> {
+    postcard::to_stdvec(item).expect("encodes")
+}
+
+#[test]
+fn items_that_contradict_each_other_are_refused() {
+    let head = [MAGIC.as_slice(), &[VERSION]].concat();
+    let counters = Item::Counters {
+        last_session: SessionId(2),
+        last_token: Token(2),
+        last_place: 2,
+        leadership: None,
+    };
+    let session = |id, nonce, ttl| Item::Session {
+        id: SessionId(id),
+        nonce: Nonce(nonce),
+        ttl: Millis(ttl),
+        label: "",
+        floor: Sequence(5),
+    };
+    let answer = |sequence| Item::Answer {
+        sequence: Sequence(sequence),
+        outcome: Cow::Owned(Outcome::Released),
+    };
+    let waiter = |session, place| Waiter {
+        session: SessionId(session),
+        acquire: Sequence(10 + place),
+        mode: Mode::Exclusive,
+        wait: Wait::Forever,
+        ticket: false,
+    };
+    let queued = |session, place| Item::Waiter {
+        place,
+        waiter: waiter(session, place),
+    };
+    let lock = |name, session, token| Item::Lock {
+        name: LockName::new(name).expect("a name"),
+        hold: Cow::Owned(Hold::new(&waiter(session, token), Token(token))),
+    };
+    let one = || session(1, 1, 1000);
+    let cases: Vec<(Vec<Item<'_>>, &str)> = vec![
+        (vec![counters], "once"),
+        (vec![one(), one()], "in order"),
+        (
+            vec![one(), session(2, 1, 1000), Item::End { items: 3 }],
+            "nonce",
+        ),
+        (vec![session(3, 1, 1000)], "newer"),
+        (vec![session(1, 1, 1)], "TTL"),
+        (vec![answer(6)], "no session"),
+        (vec![one(), answer(5)], "window"),
+        (vec![one(), answer(5000)], "window"),
+        (vec![one(), answer(7), answer(7)], "window"),
+        (vec![lock("a", 1, 1)], "no session"),
+        (vec![one(), lock("a", 1, 3)], "never given out"),
+        (vec![one(), lock("b", 1, 1), lock("a", 1, 2)], "in order"),
+        (vec![one(), lock("a", 1, 1), lock("b", 1, 1)], "taken"),
+        (vec![one(), lock("a", 1, 1), one()], "sessions follow"),
+        (vec![one(), queued(1, 1)], "no lock"),
+        (vec![one(), lock("a", 1, 1), queued(2, 2)], "no session"),
+        (vec![one(), lock("a", 1, 1), queued(1, 3)], "place"),
+        (vec![one(), answer(11), lock("a", 1, 1)], "taken"),
+        (vec![one(), Item::End { items: 7 }], "another number"),
+    ];
+    for (items, expected) in cases {
+        let counters = Item::Counters {
+            last_session: SessionId(2),
+            last_token: Token(2),
+            last_place: 2,
+            leadership: None,
+        };
+        let items = std::iter::once(counters).chain(items);
+        let bytes: Vec<u8> = head
+            .iter()
+            .copied()
+            .chain(items.flat_map(|i| item(&i)))
+            .collect();
+        match decode(&bytes) {
+            Err(SnapshotError::Impossible { what, .. }) if what.contains(expected) => {}
+            other => panic!("{expected}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_bytes_of_version_1_stay_as_they_are() {
+    let mut state = State::default();
+    state.begin_leadership(leadership(3));
+    let operations = [
+        (1, 1, acquire("a")),
+        (2, 1, acquire("a")),
+        (1, 2, acquire("b")),
+        (
+            2,
+            2,
+            Operation::Break {
+                lock: LockName::new("a").expect("a lock name"),
+                reason: "why".to_owned(),
+                at_once: false,
+            },
+        ),
+    ];
+    let opens = [1, 2].map(|nonce| Command::Open {
+        nonce: Nonce(nonce),
+        ttl: Millis(1000),
+        label: format!("client {nonce}"),
+    });
+    let requests = operations.map(|(session, sequence, operation)| Command::Request {
+        session: SessionId(session),
+        sequence: Sequence(sequence),
+        acknowledged: Sequence(0),
+        operation,
+    });
+    for command in opens.into_iter().chain(requests) {
+        state.apply(command, &mut Vec::new());
+    }
+    let bytes = encode(&state);
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, GOLDEN);
+    assert_eq!(format!("{:032x}", state.digest()), GOLDEN_DIGEST);
+    assert_eq!(decode(&bytes), Ok(state));
+}
+
+fn acquire(lock: &str) -> Operation {
+    Operation::Acquire {
+        lock: LockName::new(lock).expect("a lock name"),
+        mode: Mode::Exclusive,
+        wait: Wait::Forever,
+        ticket: true,
+    }
+}
+
+const GOLDEN: &str = "\
+    6c6b7374617465010002030101010301010101e80708636c69656e74203100010202e80708636c69656e7420\
+    320002020901010303016101010100010103776879040102010002010301620102020001000507";
+const GOLDEN_DIGEST: &str = "7f26d830fc2910455073d0f9b4d6e64f";
