@@ -2,6 +2,8 @@
 //!
 //! - [`demo`]: the accident of the paused lock holder, with everything real.
 //! - [`run`]: workloads on a cell, judged by an [`oracle`] while they run.
+//! - `sim` (feature `sim`): the whole system in a seeded simulation, with every promise checked at
+//!   every step.
 //! - [`driver`]: what a workload needs of a lock service.
 //! - [`cell`] and [`process`]: nodes as child processes, which can be paused and killed.
 //! - [`machine`]: what it all costs.
@@ -15,4 +17,6 @@ pub mod machine;
 pub mod oracle;
 pub mod process;
 pub mod run;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod terminal;

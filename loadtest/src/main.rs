@@ -8,6 +8,8 @@ use loadtest::demo::actor::{self, ActorArgs};
 use loadtest::demo::{self, DemoArgs, DemoError, private};
 use loadtest::process;
 use loadtest::run::{self, RunArgs};
+#[cfg(feature = "sim")]
+use loadtest::sim::command::{self, SimArgs};
 use loadtest::terminal::print_line;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,6 +37,9 @@ enum Command {
     Demo(DemoArgs),
     /// Puts a workload on a cell, judges every answer, and reports what it cost.
     Run(RunArgs),
+    /// Simulates the whole system from seeds, with faults, and checks every promise at every step.
+    #[cfg(feature = "sim")]
+    Sim(SimArgs),
     /// A node of a cell.
     #[command(name = "__node", hide = true)]
     Node {
@@ -69,6 +74,8 @@ fn main() -> ExitCode {
         Command::Postgres => in_runtime(private::keep()).map(|()| ExitCode::SUCCESS),
         Command::Demo(arguments) => in_runtime(show_demo(&arguments)),
         Command::Run(arguments) => in_runtime(put_load(&arguments)),
+        #[cfg(feature = "sim")]
+        Command::Sim(arguments) => command::execute(&arguments).map(exit_code),
     };
     result.unwrap_or_else(|error| {
         eprintln!("loadtest: {error}");

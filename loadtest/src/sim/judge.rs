@@ -1,0 +1,237 @@
+//! Follows the log as it is decided, keeps the books, and has every invariant look at each step.
+//!
+//! The first node that applies a slot is the witness: the entry is applied once more here, command
+//! by command, and what comes of it is checked. What other nodes make of it is compared.
+
+use lockd::state::command::{Command, decode};
+use lockd::state::{Effect, State};
+use lockd_protocol::client::{EndReason, Operation};
+use lockd_protocol::{LockName, SessionId, Token};
+use paxos::{Entry, EntryKind};
+
+use super::coverage::Coverage;
+use super::invariants::{
+    Verdict, Violation, belief, expiry, fence, fifo, limits, once, one_holder, reads, release,
+    same_state, sessions, tokens, valid_holder,
+};
+use super::ledger::{Happening, Ledger};
+
+/// The books and the invariants.
+#[derive(Debug, Default)]
+pub(super) struct Judge {
+    pub(super) books: Ledger,
+    pub(super) state: State,
+    /// The last slot that any node has applied.
+    pub(super) slot: u64,
+    pub(super) belief: belief::BeliefEnds,
+    pub(super) expiry: expiry::Expiry,
+    pub(super) reads: reads::ReadsAreLinearizable,
+    pub(super) fence: fence::NoStaleWrite,
+    pub(super) valid_holder: valid_holder::NoValidHolderRefused,
+    same_state: same_state::SameState,
+    tokens: tokens::TokensRise,
+    one_holder: one_holder::OneHolder,
+    sessions: sessions::NoGrantAfterTheEnd,
+    once: once::TakesEffectOnce,
+    release: release::ReleaseNamesItsToken,
+    fifo: fifo::FirstInFirstOut,
+    limits: limits::WithinLimits,
+    effects: Vec<Effect>,
+}
+
+/// What a step of the log means for those who hold locks.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    /// Locks that were granted.
+    pub(super) granted: Vec<(LockName, Token)>,
+    /// Sessions that were opened, or whose opening was repeated.
+    pub(super) opened: Vec<SessionId>,
+    /// Sessions that ended because they were silent.
+    pub(super) expired: Vec<SessionId>,
+}
+
+impl Judge {
+    /// A node has applied these entries and has this state now.
+    pub(super) fn on_applied(
+        &mut self,
+        now: u64,
+        node: u64,
+        entries: &[Entry],
+        state: &State,
+    ) -> Result<News, Violation> {
+        let mut news = News::default();
+        for entry in entries {
+            if entry.slot.0 > self.slot {
+                self.witness(now, entry, &mut news)?;
+            } else {
+                self.same_state.again(node, entry)?;
+            }
+        }
+        if let Some(last) = entries.last() {
+            self.same_state.at(node, last.slot.0, state)?;
+        }
+        Ok(news)
+    }
+
+    /// Which of these entries are not what was decided, in words.
+    pub(super) fn undecided(&self, entries: &[Entry]) -> String {
+        let other = |entry: &&Entry| !self.same_state.is_decided(entry);
+        let others: Vec<&Entry> = entries.iter().filter(other).collect();
+        format!("on the disk, but not decided: {others:?}")
+    }
+
+    fn witness(&mut self, now: u64, entry: &Entry, news: &mut News) -> Verdict {
+        self.slot = entry.slot.0;
+        if entry.kind == EntryKind::NewLeader {
+            self.state.begin_leadership(entry.origin);
+        } else if entry.kind == EntryKind::Command {
+            let commands = decode(&entry.payload).map_err(|error| {
+                let detail = format!("{entry:?} cannot be decoded: {error}");
+                Violation::new(same_state::NAME, detail)
+            })?;
+            for command in commands {
+                self.execute(now, command, news)?;
+            }
+        }
+        let (digest, bytes) = self.same_state.digest(&self.state);
+        self.same_state.first(entry, digest);
+        self.limits
+            .on_applied(entry, &self.state, bytes, &self.books)
+    }
+
+    fn holder(&self, lock: &LockName) -> Option<Token> {
+        let detail = self.state.describe_lock(lock, 0, 1)?;
+        Some(detail.summary.token)
+    }
+
+    /// Applies a command, and has everybody look at what came of it.
+    fn execute(&mut self, now: u64, command: Command, news: &mut News) -> Verdict {
+        self.books.ask(&command);
+        let lock = self.lock_of(&command);
+        let before = lock.as_ref().and_then(|lock| self.holder(lock));
+        let mut effects = std::mem::take(&mut self.effects);
+        self.state.apply(command.clone(), &mut effects);
+        let after = lock.as_ref().and_then(|lock| self.holder(lock));
+        self.look_at_release(&command, before, after)?;
+        let mut happened = self.books.end(&command, &effects, before != after);
+        let tokens = &self.tokens;
+        let repeated = |token, to| tokens.is_repeated(token, to);
+        happened.extend(self.books.happenings(&effects, repeated));
+        effects.clear();
+        self.effects = effects;
+        for happening in &happened {
+            self.look_at(now, happening, news)?;
+            self.books.note(happening);
+        }
+        for (lock, _) in &news.granted {
+            self.one_holder.compare(lock, &self.state, &self.books)?;
+            self.reads.on_holder(self.slot, lock, self.holder(lock));
+        }
+        self.note_holders(lock.as_ref(), &happened)
+    }
+
+    /// Whose holder may be another one now.
+    fn note_holders(&mut self, lock: Option<&LockName>, happened: &[Happening]) -> Verdict {
+        if let Some(lock) = lock {
+            self.one_holder.compare(lock, &self.state, &self.books)?;
+            self.reads.on_holder(self.slot, lock, self.holder(lock));
+        }
+        let ended = |happening: &Happening| matches!(happening, Happening::SessionEnded { .. });
+        if happened.iter().any(ended) {
+            let all: Vec<LockName> = self.reads.locks().cloned().collect();
+            for lock in all {
+                self.one_holder.compare(&lock, &self.state, &self.books)?;
+                self.reads.on_holder(self.slot, &lock, self.holder(&lock));
+            }
+        }
+        Ok(())
+    }
+
+    fn lock_of(&self, command: &Command) -> Option<LockName> {
+        match command {
+            Command::FinishBreak { lock, .. } => Some(lock.clone()),
+            Command::Request {
+                session, operation, ..
+            } => match operation {
+                Operation::Acquire { lock, .. }
+                | Operation::Release { lock, .. }
+                | Operation::Break { lock, .. } => Some(lock.clone()),
+                Operation::Cancel { acquire } => self.books.lock_of(*session, *acquire).cloned(),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn look_at_release(
+        &mut self,
+        command: &Command,
+        before: Option<Token>,
+        after: Option<Token>,
+    ) -> Verdict {
+        match command {
+            Command::Request {
+                operation: Operation::Release { lock, token },
+                ..
+            } => self.release.on_release(lock, *token, before, after),
+            _ => Ok(()),
+        }
+    }
+
+    fn look_at(&mut self, now: u64, happening: &Happening, news: &mut News) -> Verdict {
+        match happening {
+            Happening::Opened { session, nonce } => {
+                let books = &self.books;
+                let lives = |session| books.sessions.contains_key(&session);
+                self.once.on_opened(*nonce, *session, lives)?;
+                self.expiry.on_opened(now, *session);
+                news.opened.push(*session);
+            }
+            Happening::Granted { token, grant } => {
+                self.tokens
+                    .on_granted(*token, (grant.session, grant.acquire))?;
+                self.sessions.on_granted(grant, &self.books)?;
+                self.one_holder.on_granted(grant, &self.books)?;
+                self.fifo.on_granted(grant, &self.books)?;
+                news.granted.push((grant.lock.clone(), *token));
+            }
+            Happening::Replied {
+                session,
+                sequence,
+                outcome,
+            } => self.once.on_replied(*session, *sequence, outcome)?,
+            Happening::SessionEnded {
+                session,
+                reason,
+                ttl_ms,
+            } => {
+                let silent = *reason == EndReason::Expired;
+                self.expiry
+                    .on_ended(now, *session, silent.then_some(*ttl_ms))?;
+                if silent {
+                    news.expired.push(*session);
+                }
+            }
+            Happening::Forfeited { token } => self.belief.forfeit(*token),
+        }
+        Ok(())
+    }
+
+    /// How often each invariant was checked.
+    pub(super) fn count(&self, coverage: &mut Coverage) {
+        coverage.checked(same_state::NAME, self.same_state.checked);
+        coverage.checked(tokens::NAME, self.tokens.checked);
+        coverage.checked(one_holder::NAME, self.one_holder.checked);
+        coverage.checked(sessions::NAME, self.sessions.checked);
+        coverage.checked(belief::NAME, self.belief.checked);
+        coverage.checked(expiry::NAME, self.expiry.checked);
+        coverage.checked(once::NAME, self.once.checked);
+        coverage.checked(release::NAME, self.release.checked);
+        coverage.checked(fifo::NAME, self.fifo.checked);
+        coverage.checked(reads::NAME, self.reads.checked);
+        coverage.checked(fence::NAME, self.fence.checked);
+        coverage.checked(valid_holder::NAME, self.valid_holder.checked);
+        coverage.checked(limits::NAME, self.limits.checked);
+        coverage.add("request answered again", self.once.repeated);
+    }
+}
