@@ -2,18 +2,21 @@
 //!
 //! The only writer of what must be durable. It decides nothing about roles and knows no clock.
 
+mod restore;
+#[cfg(test)]
+mod tests;
+
 use crate::durable::{Durable, Finished, Held, Part};
 use crate::limits::OPEN_SLOTS_MAX;
 use crate::log::Log;
 use crate::membership::Membership;
-use crate::message::{Accept, Accepted, Body, Promise, Standing, Sync};
+use crate::message::{Accept, Accepted, Promise, Standing, Sync};
 use crate::planted::{Plant, Planted};
 use crate::stage::Stage;
 use crate::types::{
     Ballot, ConfirmNumber, Entry, EntryKind, PersistId, Recovered, Slot, SnapshotMeta, Time,
     WriteBatch,
 };
-use crate::validate::is_whole;
 
 /// The acceptor and learner.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -87,6 +90,9 @@ impl Acceptor {
     #[cfg(feature = "sim")]
     pub(crate) fn plant(&mut self, plant: Plant) {
         self.plant = plant;
+        if plant.has(Planted::StopForgotten) {
+            self.log.forget_stop();
+        }
     }
 
     #[cfg(feature = "sim")]
@@ -123,12 +129,6 @@ impl Acceptor {
         self.keep_from
     }
 
-    /// The last slot that the disk damaged and that was not replaced yet. Until then this acceptor
-    /// must not promise: it would describe a log without entries that it has acknowledged.
-    pub(crate) fn damaged(&self) -> Option<Slot> {
-        (self.claimed > self.log.end()).then_some(self.claimed)
-    }
-
     /// A decided stop entry, once the log up to it is durable: the next epoch may begin here.
     pub(crate) fn stopped(&self) -> Option<&(Slot, Membership)> {
         let durable = self.durable.clean_end();
@@ -161,7 +161,9 @@ impl Acceptor {
         let lax = self.plant.has(Planted::AcceptWithoutPromise);
         assert!(ballot > self.promised || lax, "a promise only rises");
         self.promised = ballot;
-        self.confirm = ConfirmNumber(0);
+        if !self.plant.has(Planted::EchoOutlivesBallot) {
+            self.confirm = ConfirmNumber(0);
+        }
         self.stage.clear();
         if !forget_to_write {
             self.durable.numbers_changed();
@@ -213,7 +215,9 @@ impl Acceptor {
         while let Some(entry) = self.stage.pop_up_to(end) {
             self.install(entry);
         }
-        self.replace_from(end.next());
+        if !self.plant.has(Planted::TailKept) {
+            self.replace_from(end.next());
+        }
         self.adopt_own(ballot);
     }
 
@@ -264,76 +268,21 @@ impl Acceptor {
         self.log.end().0.saturating_sub(durable.0) < OPEN_SLOTS_MAX
     }
 
-    /// A snapshot of the own state is durable and checked: the log may be cut before `keep_from`.
-    pub(crate) fn snapshot_taken(&mut self, meta: SnapshotMeta, keep_from: Slot) {
-        self.keep_from = keep_from.max(self.keep_from);
-        self.news.snapshot = Some(meta.clone());
-        self.snapshot = Some(meta);
-        self.durable.numbers_changed();
-    }
-
-    /// Puts a newer snapshot in the place of the log. Entries that follow it stay if the log has
-    /// the snapshot's last entry: else they followed another one, and lost.
-    pub(crate) fn install_snapshot(&mut self, meta: SnapshotMeta) {
-        let slot = meta.slot;
-        assert!(
-            slot > self.log.decided(),
-            "only a newer snapshot is installed"
-        );
-        self.stage.clear();
-        self.decided.clear();
-        let lax = self.plant.has(Planted::SnapshotKeepsTail) && self.log.end() >= slot;
-        if lax || self.log.origin(slot) == Some(meta.origin) {
-            let _ = self.log.decide(slot);
-        } else if self.damaged().is_some_and(|damaged| damaged > slot) {
-            // The store keeps what cannot be read, because it was acknowledged.
-            self.log.restart(slot);
-            self.durable.covered(slot);
-        } else {
-            self.claimed = slot;
-            self.log.restart(slot);
-            self.durable.restarted();
-        }
-        self.snapshot_taken(meta, slot.next());
-    }
-
-    /// Puts the right copy of a damaged entry back. What is in memory is never damaged.
-    pub(crate) fn repair(&mut self, entry: Entry) {
-        if entry.slot >= self.keep_from && entry.slot <= self.log.decided() {
-            self.durable.repair(entry);
-        }
-    }
-
-    /// Takes back into memory what the store holds behind an entry that was damaged: this acceptor
-    /// accepted it under this ballot.
-    pub(crate) fn reread(&mut self, accepted: Ballot, entries: &[Entry]) {
-        for entry in entries {
-            let next = entry.slot == self.log.end().next() && entry.slot <= self.claimed;
-            let clean = self.durable.is_clean() && self.accepted == accepted;
-            if next && clean && is_whole(entry) {
-                self.log.append(entry.clone());
-                self.forget_old_stop();
-                self.durable.reread(entry.slot);
-            }
-        }
-    }
-
     /// Marks entries as decided, as far as the log goes.
     pub(crate) fn decide(&mut self, to: Slot) {
         if to > self.log.decided() {
-            let newly = self.log.decide(to.min(self.log.end()));
+            let lax = self.plant.has(Planted::DecidedBeyondLog);
+            let newly = self
+                .log
+                .decide(if lax { to } else { to.min(self.log.end()) });
             if let Some(last) = newly.last()
                 && last.kind == EntryKind::Stop
                 && let Some(next) = Membership::decode(&last.payload)
-                // A log that the disk damaged is learnt again from before the present epoch.
+                // Else it was entered long ago: a log that the disk damaged is learnt again from
+                // before the present epoch.
                 && (next.epoch > self.promised.epoch || self.plant.has(Planted::StopTwice))
             {
-                if next.epoch > self.promised.epoch {
-                    self.stopped = Some((last.slot, next));
-                } else {
-                    // Entered long ago: it fills a gap that damage has left in the log.
-                    self.log.forget_stop();
-                }
+                self.stopped = Some((last.slot, next));
             }
             self.decided.extend(newly);
             self.log.evict(self.durable.clean_end());
@@ -373,13 +322,7 @@ impl Acceptor {
             .iter()
             .any(|entry| entry.kind == EntryKind::Stop);
         let news = self.saw_confirm(accept.confirm, stops);
-        if self.plant.has(Planted::DecidedUnmatched) {
-            self.decide(accept.decided.min(self.log.end()));
-        }
-        let fits = accept.first == self.log.end().next() && self.accepted < accept.ballot;
-        if fits && self.plant.has(Planted::AppendUnmatched) {
-            self.adopt_own(accept.ballot);
-        }
+        self.accept_planted(&accept);
         if self.accepted != accept.ballot {
             let gap = accept.first > self.staged_end().next();
             return Answer {
@@ -468,12 +411,7 @@ impl Acceptor {
 
     /// Holds a message until all that memory says is durable; gives it back if it is.
     pub(crate) fn hold(&mut self, held: Held) -> Option<Held> {
-        let early = match held.1 {
-            Body::Promise(_) => self.plant.has(Planted::PromiseNotSynced),
-            Body::Accepted(_) => self.plant.has(Planted::AckNotSynced),
-            _ => false,
-        };
-        if early {
+        if self.plant.speaks_early(&held.1) {
             Some(held)
         } else {
             self.durable.hold(held)
@@ -576,10 +514,7 @@ impl Acceptor {
 
     fn append(&mut self, entry: Entry) {
         self.durable.appended(entry.slot);
-        if entry.kind == EntryKind::Stop && self.plant.has(Planted::EpochOnUndecidedStop) {
-            let next = Membership::decode(&entry.payload);
-            self.stopped = next.map(|next| (entry.slot, next));
-        }
+        self.append_planted(&entry);
         self.log.append(entry);
         self.forget_old_stop();
     }
@@ -590,6 +525,25 @@ impl Acceptor {
         let stop = self.log.stop().and_then(|slot| self.log.origin(slot));
         if stop.is_some_and(|origin| origin.epoch < self.promised.epoch) {
             self.log.forget_stop();
+        }
+    }
+
+    /// The planted mistakes: too much is believed of a log that is not under the ballot.
+    fn accept_planted(&mut self, accept: &Accept) {
+        if self.plant.has(Planted::DecidedUnmatched) {
+            self.decide(accept.decided.min(self.log.end()));
+        }
+        let fits = accept.first == self.log.end().next() && self.accepted < accept.ballot;
+        if fits && self.plant.has(Planted::AppendUnmatched) {
+            self.adopt_own(accept.ballot);
+        }
+    }
+
+    /// The planted mistake: a stop entry counts before it is decided.
+    fn append_planted(&mut self, entry: &Entry) {
+        if entry.kind == EntryKind::Stop && self.plant.has(Planted::EpochOnUndecidedStop) {
+            let next = Membership::decode(&entry.payload);
+            self.stopped = next.map(|next| (entry.slot, next));
         }
     }
 

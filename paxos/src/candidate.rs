@@ -6,6 +6,9 @@
 //! decided comes first, as anyone learns it; if that has been cut off every log, somebody else
 //! should lead.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use crate::core::Core;
@@ -84,7 +87,7 @@ impl Candidate {
             return None;
         }
         self.promises.insert(from, promise);
-        self.messages += usize::from(core.plant.has(Planted::MessagesCounted));
+        self.count_planted(core);
         self.last_progress = core.now;
         self.choose(core)
     }
@@ -169,20 +172,14 @@ impl Candidate {
     }
 
     fn choose(&mut self, core: &mut Core) -> Option<Leader> {
-        let mut promised = self.promises.len();
-        if core.plant.has(Planted::MessagesCounted) {
-            promised = promised.max(1 + self.messages);
-        }
+        let promised = self.promises.len().max(self.messages);
         if !core.quorum.is_prepared_by(promised) {
             return None;
         }
         let longest = core.plant.has(Planted::LongestLog);
-        let rank = |promise: &Promise| {
-            if longest {
-                (Ballot::NONE, promise.end)
-            } else {
-                (promise.accepted, promise.end)
-            }
+        let rank = |promise: &Promise| match longest {
+            true => (Ballot::NONE, promise.end),
+            false => (promise.accepted, promise.end),
         };
         let own = core.acceptor.describe();
         let (from, best) = self
@@ -204,14 +201,26 @@ impl Candidate {
         self.fetch_or_lead(core)
     }
 
+    /// The planted mistake: whoever promises twice counts twice.
+    fn count_planted(&mut self, core: &Core) {
+        if core.plant.has(Planted::MessagesCounted) {
+            self.messages = self.messages.max(1) + 1;
+        }
+    }
+
     fn fetch_or_lead(&mut self, core: &mut Core) -> Option<Leader> {
         let best = self.fetching.as_ref()?.best;
         if core.acceptor.staged_end() < best.end {
             self.send_fetch(core);
             return None;
         }
+        Some(self.lead(core))
+    }
+
+    /// Begins to lead with what is staged as the log.
+    pub(crate) fn lead(&self, core: &mut Core) -> Leader {
         core.acceptor.adopt_stage(self.ballot);
-        Some(Leader::begin(core, &self.promises))
+        Leader::begin(core, &self.promises)
     }
 
     fn send_fetch(&self, core: &mut Core) {

@@ -162,10 +162,21 @@ impl Durable {
         }
     }
 
+    /// The log begins again after a snapshot, with entries that no write was given yet.
+    pub(crate) fn restarted_before(&mut self, first: Slot, end: Slot) {
+        self.restarted();
+        self.dirty_from = (first <= end).then_some(first);
+    }
+
     /// Everything up to here is in a snapshot, and what followed is forgotten: none of it is
     /// written any more.
     pub(crate) fn covered(&mut self, slot: Slot) {
         self.dirty_from = self.dirty_from.filter(|dirty| *dirty > slot);
+    }
+
+    /// Whether the entry of this slot is yet to be given to a write, with what precedes it.
+    pub(crate) fn is_unwritten(&self, slot: Slot) -> bool {
+        self.dirty_from.is_some_and(|dirty| dirty <= slot)
     }
 
     /// Puts an intact copy of a damaged entry in its place.
@@ -318,9 +329,11 @@ impl Durable {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::message::{Accepted, Promise, Standing};
-    use crate::types::{ConfirmNumber, Epoch};
+    use crate::types::{ConfirmNumber, EntryKind, Epoch};
 
     const BALLOT: Ballot = Ballot {
         epoch: Epoch(1),
@@ -408,6 +421,51 @@ mod tests {
         );
         assert_eq!(released.last(), Some(&acknowledgement(100)));
         assert!(released.len() < 110);
+    }
+
+    #[test]
+    fn an_answer_that_tells_of_a_gap_is_not_replaced_by_a_later_one() {
+        let mut durable = fresh();
+        durable.appended(Slot(1));
+        let (to, mut body) = acknowledgement(1);
+        if let Body::Accepted(accepted) = &mut body {
+            accepted.gap = true;
+        }
+        let gap = (to, body);
+        assert_eq!(durable.hold(gap.clone()), None);
+        assert_eq!(durable.hold(acknowledgement(2)), None);
+        let write = durable.begin(Time(0), BALLOT, BALLOT, Slot(1)).unwrap();
+        assert_eq!(durable.finish(write.id).released, [gap, acknowledgement(2)]);
+    }
+
+    #[test]
+    fn what_a_snapshot_covers_is_not_written_any_more() {
+        let mut durable = fresh();
+        durable.appended(Slot(3));
+        durable.covered(Slot(2));
+        assert!(durable.is_unwritten(Slot(3)) && !durable.is_unwritten(Slot(2)));
+        durable.covered(Slot(3));
+        assert!(durable.begin(Time(0), BALLOT, BALLOT, Slot(3)).is_none());
+    }
+
+    #[test]
+    fn repairs_are_bounded_each_is_made_once_and_every_write_has_a_number_of_its_own() {
+        let entry = |slot| Entry::new(Slot(slot), BALLOT, EntryKind::Command, Bytes::new());
+        let mut durable = fresh();
+        durable.appended(Slot(1));
+        let first = durable.begin(Time(0), BALLOT, BALLOT, Slot(1)).unwrap();
+        durable.finish(first.id);
+        for slot in (1..=2 * REPAIRS_MAX as u64).flat_map(|slot| [slot, slot]) {
+            durable.repair(entry(2 * slot));
+        }
+        let mut ids = vec![first.id];
+        while let Some(write) = durable.begin(Time(0), BALLOT, BALLOT, Slot(1)) {
+            assert!(matches!(&write.what, Part::Repair(entries) if entries.len() == 1));
+            ids.push(write.id);
+            durable.finish(write.id);
+        }
+        let numbers = (1..=1 + REPAIRS_MAX as u64).map(PersistId);
+        assert_eq!(ids, numbers.collect::<Vec<PersistId>>());
     }
 
     #[test]

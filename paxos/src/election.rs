@@ -4,10 +4,14 @@
 //! leader. An answer proves both directions of a link, so a node that can only send, or only
 //! receive, disturbs nobody; and a node that lost its leader alone leaves the others in peace.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use crate::core::Core;
 use crate::message::{Body, Ping, Pong};
+use crate::planted::Planted;
 use crate::types::{Ballot, NodeId, Time};
 
 /// What a replica knows about who leads, and its wish to do so.
@@ -154,9 +158,11 @@ impl Election {
     /// Plans a campaign if the answers of this round allow one, and drops the plan if not.
     fn evaluate(&mut self, core: &Core) {
         let able = 1 + self.pongs.values().filter(|pong| pong.can_vote).count();
-        let unhappy = self.pongs.values().all(|pong| !pong.happy);
+        let unhappy = self.pongs.values().all(|pong| !pong.happy)
+            || core.plant.has(Planted::CampaignAgainstHappy);
         // To be elected takes one quorum, to lead the other.
-        let enough = core.quorum.is_prepared_by(able) && core.quorum.is_accepted_by(able);
+        let enough = core.quorum.is_prepared_by(able) && core.quorum.is_accepted_by(able)
+            || core.plant.has(Planted::CampaignUnanswered);
         if self.asking && unhappy && core.can_vote() && enough {
             let mut delay = self.jitter.below(core.timing.jitter_micros);
             if self.somebody_has_a_better_log(core) {

@@ -3,6 +3,9 @@
 //! It proposes, replicates, counts what a quorum has made durable, and confirms itself. It does
 //! not know how it was elected, and another part decides what follows when it steps down.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -239,9 +242,7 @@ impl Leader {
 
     pub(crate) fn on_accepted(&mut self, core: &mut Core, from: NodeId, accepted: Accepted) {
         if accepted.ballot != self.ballot() {
-            if core.plant.has(Planted::AckOfOlderBallot) {
-                self.count_foreign(core, from, accepted);
-            }
+            self.count_planted(core, from, accepted);
             return;
         }
         let Some(progress) = self.peers.get_mut(&from) else {
@@ -268,7 +269,10 @@ impl Leader {
             Standing::Unsynced { .. } if progress.lacks_ballot(received) => {}
             Standing::Unsynced { .. } => {
                 progress.heard(received, settled, accepted.gap);
-                if received == end {
+                // What it has learnt from others meanwhile need not be exchanged any more.
+                let exchanged = progress.sync_end.map_or(end, |end| end.max(received));
+                progress.sync_end = progress.sync_end.map(|_| exchanged);
+                if received == exchanged {
                     progress.lacks_only_the_ballot();
                 }
             }
@@ -283,13 +287,21 @@ impl Leader {
         self.advance(core);
     }
 
-    /// The planted mistake: an acknowledgement is counted, whatever ballot it was given to.
-    fn count_foreign(&mut self, core: &mut Core, from: NodeId, accepted: Accepted) {
-        if let Standing::Synced { persisted, .. } = accepted.standing
-            && let Some(progress) = self.peers.get_mut(&from)
+    /// The planted mistakes: an acknowledgement or an echo counts, whatever ballot it was given to.
+    fn count_planted(&mut self, core: &mut Core, from: NodeId, accepted: Accepted) {
+        let Some(progress) = self.peers.get_mut(&from) else {
+            return;
+        };
+        if core.plant.has(Planted::AckOfOlderBallot)
+            && let Standing::Synced { persisted, .. } = accepted.standing
             && persisted <= core.acceptor.log().end()
         {
             progress.persisted = progress.persisted.max(persisted);
+            self.advance(core);
+        } else if core.plant.has(Planted::EchoOfOlderBallot)
+            && accepted.confirm <= self.confirm.sent()
+        {
+            progress.echoed = progress.echoed.max(accepted.confirm);
             self.advance(core);
         }
     }

@@ -4,6 +4,9 @@
 //! vote, and nodes whose disk damaged an entry. One question is open at a time; what has been cut
 //! off every log comes as a snapshot, part by part.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 
 use crate::core::Core;
@@ -83,6 +86,10 @@ impl Learning {
             if core.acceptor.keep_from() <= slot {
                 core.acceptor.snapshot_taken(own, slot.next());
             }
+            return;
+        }
+        if core.acceptor.durable().is_unwritten(slot) {
+            // What is there is an older log's. A copy must not go ahead of what precedes it.
             return;
         }
         let kept = core.acceptor.keep_from() <= slot && slot <= core.acceptor.log().decided();

@@ -81,6 +81,8 @@ mod serve;
 pub mod sim;
 mod stage;
 pub mod store;
+#[cfg(test)]
+mod testing;
 mod transfer;
 mod types;
 mod validate;

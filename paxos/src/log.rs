@@ -258,6 +258,86 @@ mod tests {
     }
 
     #[test]
+    fn bytes_are_counted_as_entries_come_are_decided_and_go() {
+        let one = size(&entry(1, 10));
+        assert_eq!(one, 10 + ENTRY_OVERHEAD_BYTES);
+        let mut log = log(5, 10);
+        assert_eq!((log.bytes, log.open_bytes()), (5 * one, 5 * one));
+        log.truncate_from(Slot(5));
+        assert_eq!(
+            (log.end(), log.bytes, log.open_bytes()),
+            (Slot(4), 4 * one, 4 * one)
+        );
+        log.truncate_from(Slot(5));
+        assert_eq!(log.end(), Slot(4), "there is nothing behind it");
+        assert_eq!(log.decide(Slot(3)).len(), 3);
+        assert_eq!(
+            (log.bytes, log.open_bytes(), log.open_slots()),
+            (4 * one, one, 1)
+        );
+        log.tighten(Bounds {
+            tail_cache_entries: 1,
+            ..Bounds::default()
+        });
+        log.evict(Slot(4));
+        assert_eq!(
+            (log.first(), log.bytes, log.open_bytes()),
+            (Slot(3), 2 * one, one)
+        );
+    }
+
+    #[test]
+    fn an_entry_is_found_by_its_slot_as_long_as_it_is_in_memory() {
+        let mut log = log(5, 10);
+        log.decide(Slot(4));
+        log.tighten(Bounds {
+            tail_cache_entries: 1,
+            ..Bounds::default()
+        });
+        log.evict(Slot(5));
+        assert_eq!(log.get(Slot(3)), None);
+        assert_eq!(log.get(Slot(4)), Some(&entry(4, 10)));
+        assert_eq!(log.get(Slot(6)), None);
+        assert_eq!(log.suffix(Slot(5)), [entry(5, 10)]);
+        assert_eq!(log.suffix(Slot(4)), [entry(4, 10), entry(5, 10)]);
+        assert_eq!(log.message_part(Slot(3), Slot(5)), []);
+        assert_eq!(log.message_part(Slot(4), Slot(4)), [entry(4, 10)]);
+        assert_eq!(log.message_part(Slot(5), Slot(4)), []);
+    }
+
+    #[test]
+    fn the_end_of_an_epoch_is_known_while_it_is_in_the_log() {
+        let end = Entry::new(Slot(4), Ballot::NONE, EntryKind::Stop, Bytes::new());
+        let mut log = log(3, 10);
+        assert_eq!(log.stop(), None);
+        log.append(end.clone());
+        assert_eq!(log.stop(), Some(Slot(4)));
+        log.truncate_from(Slot(5));
+        assert_eq!(log.stop(), Some(Slot(4)));
+        log.truncate_from(Slot(4));
+        assert_eq!(log.stop(), None);
+        log.append(end);
+        log.forget_stop();
+        assert_eq!(log.stop(), None);
+    }
+
+    #[test]
+    fn a_log_that_restarts_is_empty_and_keeps_its_bounds() {
+        let mut log = log(3, 10);
+        let bounds = Bounds {
+            window_slots: 7,
+            ..Bounds::default()
+        };
+        log.tighten(bounds);
+        log.restart(Slot(9));
+        assert_eq!(
+            (log.first(), log.end(), log.decided()),
+            (Slot(10), Slot(9), Slot(9))
+        );
+        assert_eq!((log.bytes, log.open_bytes(), *log.bounds()), (0, 0, bounds));
+    }
+
+    #[test]
     #[should_panic(expected = "what is decided is never removed")]
     fn removing_what_is_decided_stops_the_process() {
         let mut log = log(3, 0);

@@ -255,6 +255,57 @@ mod tests {
     }
 
     #[test]
+    fn a_majority_is_more_than_half() {
+        let sizes = (1..=5).map(|members| Quorums::majority(members).accept);
+        assert_eq!(sizes.collect::<Vec<u8>>(), [1, 2, 2, 3, 3]);
+        assert_eq!(Quorums::majority(4).prepare, 3);
+    }
+
+    #[test]
+    fn who_had_a_number_and_is_no_member_has_been_removed() {
+        let later = Membership {
+            members: [1, 3].map(NodeId).to_vec(),
+            newest: NodeId(4),
+            ..membership(2, 2, 2)
+        };
+        assert_eq!(later.validate(), Ok(()));
+        let removed = (1..=5).filter(|node| later.has_removed(NodeId(*node)));
+        assert_eq!(removed.collect::<Vec<u64>>(), [2, 4]);
+        assert!(later.contains(NodeId(3)) && !later.contains(NodeId(2)));
+    }
+
+    #[test]
+    fn the_highest_number_given_is_at_least_a_members() {
+        let newest = |newest| Membership {
+            newest: NodeId(newest),
+            ..membership(2, 2, 3)
+        };
+        assert_eq!(newest(3).validate(), Ok(()));
+        assert_eq!(newest(9).validate(), Ok(()));
+        let (node, below) = (NodeId(3), NodeId(2));
+        let refused = MembershipError::Newest {
+            node,
+            newest: below,
+        };
+        assert_eq!(newest(2).validate(), Err(refused));
+    }
+
+    #[test]
+    fn a_context_is_no_longer_than_its_limit() {
+        let with = |bytes| Membership {
+            context: Bytes::from(vec![0; bytes]),
+            ..membership(2, 2, 3)
+        };
+        let bytes = MEMBERSHIP_CONTEXT_BYTES_MAX;
+        assert_eq!(with(bytes).validate(), Ok(()));
+        let bytes = bytes + 1;
+        assert_eq!(
+            with(bytes).validate(),
+            Err(MembershipError::Context { bytes })
+        );
+    }
+
+    #[test]
     fn a_membership_survives_its_encoding_and_nothing_else_is_decoded() {
         let three = Membership {
             context: Bytes::from_static(b"where they are"),

@@ -200,6 +200,78 @@ mod tests {
     }
 
     #[test]
+    fn a_follower_that_learnt_from_others_is_sent_what_follows() {
+        let mut progress = replicating(1);
+        progress.sent(Slot(4));
+        progress.heard(Slot(9), Slot(2), false);
+        assert_eq!(progress.next, Slot(10));
+        let mut probing = Progress::new(Slot(5), Time(0));
+        probing.heard(Slot(4), Slot(4), false);
+        assert!(!probing.is_probing(), "it has all before");
+        let mut probing = Progress::new(Slot(5), Time(0));
+        probing.heard(Slot(8), Slot(8), false);
+        assert_eq!((probing.is_probing(), probing.next), (false, Slot(9)));
+    }
+
+    #[test]
+    fn an_answer_that_is_no_gap_sends_nothing_again() {
+        let mut progress = replicating(1);
+        progress.sent(Slot(4));
+        progress.heard(Slot(2), Slot(2), false);
+        assert_eq!((progress.is_probing(), progress.next), (false, Slot(5)));
+        progress.sent(Slot(4));
+        progress.heard(Slot(4), Slot(4), true);
+        assert!(
+            !progress.is_probing(),
+            "there is no gap between what it has and what is next"
+        );
+    }
+
+    #[test]
+    fn a_probe_that_was_taken_in_part_goes_on_from_there() {
+        let mut progress = Progress::new(Slot(5), Time(0));
+        progress.sent(Slot(9));
+        progress.heard(Slot(2), Slot(2), false);
+        assert_eq!(progress.next, Slot(10), "that was said before it came");
+        progress.heard(Slot(6), Slot(6), false);
+        assert_eq!((progress.is_probing(), progress.next), (true, Slot(7)));
+        assert!(progress.may_send());
+        progress.sent(Slot(9));
+        progress.retry();
+        assert_eq!(progress.next, Slot(7));
+    }
+
+    #[test]
+    fn the_end_of_an_exchange_is_kept_until_it_is_reached_or_anything_is_lost() {
+        let mut progress = Progress::new(Slot(5), Time(0));
+        progress.sync_end = Some(Slot(9));
+        progress.heard(Slot(4), Slot(4), false);
+        assert_eq!(progress.sync_end, Some(Slot(9)));
+        progress.heard(Slot(9), Slot(9), false);
+        assert_eq!(progress.sync_end, None);
+        progress.sync_end = Some(Slot(12));
+        progress.sent(Slot(12));
+        progress.heard(Slot(3), Slot(3), true);
+        assert_eq!(progress.sync_end, None);
+    }
+
+    #[test]
+    fn a_log_lacks_its_ballot_until_it_came_under_it() {
+        let mut progress = Progress::new(Slot(5), Time(0));
+        assert!(progress.lacks_ballot(Slot(4)) && !progress.lacks_ballot(Slot(5)));
+        progress.came_under(Slot(4));
+        assert!(!progress.lacks_ballot(Slot(4)));
+        progress.sent(Slot(8));
+        progress.heard(Slot(4), Slot(4), true);
+        assert!(!progress.lacks_ballot(Slot(4)));
+        let mut other = Progress::new(Slot(5), Time(0));
+        other.sent(Slot(7));
+        other.heard(Slot(7), Slot(7), false);
+        other.lacks_only_the_ballot();
+        assert!(other.lacks_ballot(Slot(7)) && other.may_send());
+    }
+
+    #[test]
     fn a_follower_that_lost_what_it_had_is_probed_from_further_back() {
         let mut progress = replicating(10);
         progress.sent(Slot(12));

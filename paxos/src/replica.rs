@@ -13,7 +13,9 @@ use crate::epoch::Removal;
 use crate::interface::{Config, ConfigError, Input, NotLeader, Output, ProposeError, Role, Status};
 use crate::leader::Leader;
 use crate::learn::Learning;
-use crate::message::{Body, Entries, Fetch, Message, Ping, Pong, Prepare, Reject};
+use crate::message::{
+    Accept, Accepted, Body, Entries, Fetch, Message, Ping, Pong, Prepare, Reject, Standing,
+};
 use crate::planted::Planted;
 use crate::serve;
 use crate::types::{Ballot, ConfirmNumber, NodeId, PersistId, Recovered, Slot, SnapshotMeta, Time};
@@ -21,6 +23,8 @@ use crate::validate::{epoch_of, is_sound};
 
 #[cfg(feature = "model")]
 mod model;
+#[cfg(test)]
+mod tests;
 
 /// One replica of the log. It does nothing by itself: hand it inputs, then drain its outputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -301,9 +305,15 @@ impl Replica {
                 }
             }
             Body::Offer(offer) => {
-                if let State::Candidate(candidate) = &self.state
+                self.enter_planted(&offer.meta.membership);
+                let core = &mut self.core;
+                if let State::Candidate(candidate) = &mut self.state
                     && candidate.adopts_from(from)
                 {
+                    if core.plant.has(Planted::PromiseAcrossCut) {
+                        let leader = candidate.lead(core);
+                        return self.lead(Some(leader));
+                    }
                     // What it lacks is in no log: it has to catch up before it can lead.
                     self.step_down();
                     self.learning.offered(&mut self.core, from);
@@ -322,6 +332,7 @@ impl Replica {
                 }
             }
             Body::Accept(accept) => {
+                self.echo_below_promise(from, &accept);
                 if self.admit_leader(from, accept.ballot) {
                     let answer = self.core.acceptor.on_accept(accept);
                     self.core.apply_decided();
@@ -387,11 +398,32 @@ impl Replica {
             return false;
         }
         if ballot != promised {
+            let outbid = matches!(self.state, State::Candidate(_));
             self.step_down();
             self.election.start_over();
             self.core.acceptor.promise(ballot);
+            if outbid && self.core.plant.has(Planted::Duel) {
+                self.campaign();
+                return false;
+            }
         }
         true
+    }
+
+    /// The planted mistake: whoever was deposed is confirmed.
+    fn echo_below_promise(&mut self, from: NodeId, accept: &Accept) {
+        let deposed = accept.ballot < self.core.acceptor.promised();
+        if deposed && self.core.plant.has(Planted::EchoBelowPromise) {
+            let echo = Accepted {
+                ballot: accept.ballot,
+                standing: Standing::Unsynced {
+                    received: Slot::NONE,
+                },
+                gap: false,
+                confirm: accept.confirm,
+            };
+            self.core.send(from, Body::Accepted(echo));
+        }
     }
 
     fn admit_leader(&mut self, from: NodeId, ballot: Ballot) -> bool {
@@ -514,7 +546,12 @@ impl Replica {
             keep_after = keep_after.max(damaged);
         }
         self.core.acceptor.snapshot_taken(meta, keep_after.next());
-        for slot in self.learning.dispense_with(keep_after) {
+        self.dispense_with_damaged(keep_after);
+    }
+
+    /// Entries up to here are not needed any more: those that were damaged are not asked for.
+    pub(crate) fn dispense_with_damaged(&mut self, last: Slot) {
+        for slot in self.learning.dispense_with(last) {
             self.core.output(Output::Repaired(slot));
         }
     }

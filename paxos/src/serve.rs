@@ -9,8 +9,9 @@ use bytes::Bytes;
 
 use crate::core::Core;
 use crate::interface::Output;
-use crate::limits::{CHUNK_BYTES_MAX, LEARNERS_MAX, MESSAGE_ENTRIES_BYTES_MAX};
+use crate::limits::{CHUNK_BYTES_MAX, LEARNERS_MAX};
 use crate::message::{Behind, Body, Chunk, FetchChunk, Learn, Learned, Offer};
+use crate::planted::Planted;
 use crate::types::{Ballot, Entry, LoadId, NodeId, Slot, Time};
 
 /// What is being read from the store, and for whom: at most one thing for each peer.
@@ -96,7 +97,8 @@ pub(crate) fn on_learn(core: &mut Core, from: NodeId, learn: Learn) {
         core.learners.heard(from, learn.durable, now);
     }
     let log = core.acceptor.log();
-    let last = learn.last.min(log.decided());
+    let lax = core.plant.has(Planted::RepairUndecided);
+    let last = learn.last.min(if lax { log.end() } else { log.decided() });
     if learn.first > last {
         return answer(core, from, Vec::new());
     }
@@ -105,6 +107,7 @@ pub(crate) fn on_learn(core: &mut Core, from: NodeId, learn: Learn) {
         return answer(core, from, entries);
     }
     if learn.first >= core.acceptor.keep_from() {
+        let bytes_max = log.bounds().message_entries_bytes;
         let last = last.min(log.first().previous());
         let what = What::Entries { first: learn.first };
         if let Some(id) = core.loads.begin(from, what) {
@@ -112,7 +115,7 @@ pub(crate) fn on_learn(core: &mut Core, from: NodeId, learn: Learn) {
                 id,
                 first: learn.first,
                 last,
-                bytes_max: MESSAGE_ENTRIES_BYTES_MAX,
+                bytes_max,
             });
         }
         return;
@@ -178,12 +181,13 @@ pub(crate) fn load_own(core: &mut Core, last: Slot) {
     let what = What::Own {
         accepted: core.acceptor.accepted(),
     };
+    let bytes_max = core.acceptor.log().bounds().message_entries_bytes;
     if let Some(id) = core.loads.begin(core.node, what) {
         core.output(Output::Load {
             id,
             first,
             last,
-            bytes_max: MESSAGE_ENTRIES_BYTES_MAX,
+            bytes_max,
         });
     }
 }
@@ -203,6 +207,167 @@ pub(crate) fn on_chunk_loaded(core: &mut Core, id: LoadId, bytes: Bytes) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::Bounds;
+    use crate::testing::{command, commands, core, recovered, sent, snapshot, write};
+    use crate::types::SnapshotMeta;
+
+    const PEER: NodeId = NodeId(2);
+
+    /// Nine decided entries, of which memory has the last three, and an open one.
+    fn with_nine() -> Core {
+        let mut core = core(recovered(Vec::new(), 1));
+        core.acceptor.tighten(Bounds {
+            tail_cache_entries: 3,
+            ..Bounds::default()
+        });
+        core.acceptor.learn(commands(1..=9, 1));
+        write(&mut core);
+        core.acceptor.append_own(command(10, 1));
+        core
+    }
+
+    fn learn(first: u64, last: u64) -> Learn {
+        Learn {
+            first: Slot(first),
+            last: Slot(last),
+            durable: Slot(3),
+        }
+    }
+
+    fn asks(core: &mut Core, first: u64, last: u64) -> Vec<(u64, Body)> {
+        on_learn(core, PEER, learn(first, last));
+        sent(core)
+    }
+
+    fn learned(entries: Vec<Entry>) -> [(u64, Body); 1] {
+        let decided = Slot(9);
+        [(2, Body::Learned(Learned { entries, decided }))]
+    }
+
+    /// What is to be read from the store.
+    fn loads(core: &mut Core) -> Vec<(LoadId, u64, u64)> {
+        let outputs = std::iter::from_fn(|| core.pop_output());
+        let loads = outputs.filter_map(|output| match output {
+            Output::Load {
+                id, first, last, ..
+            } => Some((id, first.0, last.0)),
+            Output::LoadChunk {
+                id, offset, bytes, ..
+            } => Some((id, offset, bytes as u64)),
+            _ => None,
+        });
+        loads.collect()
+    }
+
+    #[test]
+    fn what_is_asked_for_comes_from_memory_as_far_as_it_is_decided() {
+        let mut core = with_nine();
+        assert_eq!(core.acceptor.log().first(), Slot(7));
+        assert_eq!(asks(&mut core, 7, 8), learned(commands(7..=8, 1)));
+        assert_eq!(asks(&mut core, 9, 20), learned(commands(9..=9, 1)));
+        assert_eq!(asks(&mut core, 10, 20), learned(Vec::new()));
+    }
+
+    #[test]
+    fn what_is_not_in_memory_is_read_from_the_store() {
+        let mut core = with_nine();
+        on_learn(&mut core, PEER, learn(2, 20));
+        let read = loads(&mut core);
+        let [(id, 2, 6)] = read[..] else {
+            panic!("{read:?}");
+        };
+        on_learn(&mut core, PEER, learn(2, 20));
+        assert_eq!(loads(&mut core), [], "that is being read");
+        let mut entries = commands(2..=4, 1);
+        entries.push(command(6, 1));
+        on_loaded(&mut core, id, &entries);
+        assert_eq!(
+            sent(&mut core),
+            learned(commands(2..=4, 1)),
+            "without a gap"
+        );
+        on_loaded(&mut core, id, &entries);
+        assert_eq!(sent(&mut core), [], "once");
+    }
+
+    #[test]
+    fn what_was_cut_off_is_offered_as_a_snapshot() {
+        let mut core = with_nine();
+        core.acceptor.snapshot_taken(snapshot(5, 1), Slot(4));
+        let meta = snapshot(5, 1);
+        assert_eq!(asks(&mut core, 3, 9), [(2, Body::Offer(Offer { meta }))]);
+        on_learn(&mut core, PEER, learn(4, 20));
+        assert_eq!(loads(&mut core).len(), 1);
+    }
+
+    #[test]
+    fn only_nodes_without_a_vote_are_noted_as_learners_and_removed_ones_are_told() {
+        let mut core = with_nine();
+        asks(&mut core, 9, 9);
+        assert_eq!(core.learners.all(), []);
+        on_learn(&mut core, NodeId(4), learn(9, 9));
+        assert_eq!(core.learners.all(), [(NodeId(4), Slot(3))]);
+        core.learners.forget(NodeId(4));
+        assert_eq!(core.learners.all(), []);
+        core.membership.newest = NodeId(4);
+        sent(&mut core);
+        on_learn(&mut core, NodeId(4), learn(9, 9));
+        assert_eq!(sent(&mut core), [(4, Body::Removed)]);
+        assert_eq!(core.learners.all(), []);
+    }
+
+    fn fetch(crc: u32, offset: u64) -> FetchChunk {
+        let slot = Slot(5);
+        FetchChunk { slot, crc, offset }
+    }
+
+    fn chunk(fetch: FetchChunk, bytes: usize) -> [(u64, Body); 1] {
+        let FetchChunk { slot, crc, offset } = fetch;
+        let bytes = Bytes::from(vec![0; bytes]);
+        let chunk = Chunk {
+            slot,
+            crc,
+            offset,
+            bytes,
+        };
+        [(2, Body::Chunk(chunk))]
+    }
+
+    #[test]
+    fn a_snapshot_is_read_part_by_part_and_answered_by_nothing_if_it_is_not_there() {
+        let mut core = with_nine();
+        let bytes = CHUNK_BYTES_MAX as u64 + 10;
+        let meta = SnapshotMeta {
+            bytes,
+            ..snapshot(5, 1)
+        };
+        core.acceptor.snapshot_taken(meta, Slot(1));
+        for strange in [fetch(1, 0), fetch(0, bytes + 1)] {
+            on_fetch_chunk(&mut core, PEER, strange);
+            assert_eq!(sent(&mut core), chunk(strange, 0));
+        }
+        on_fetch_chunk(&mut core, PEER, fetch(0, 0));
+        let read = loads(&mut core);
+        assert_eq!((read[0].1, read[0].2), (0, CHUNK_BYTES_MAX as u64));
+        on_chunk_loaded(&mut core, read[0].0, Bytes::from(vec![0; CHUNK_BYTES_MAX]));
+        assert_eq!(sent(&mut core), chunk(fetch(0, 0), CHUNK_BYTES_MAX));
+        on_fetch_chunk(&mut core, PEER, fetch(0, CHUNK_BYTES_MAX as u64));
+        let read = loads(&mut core);
+        assert_eq!((read[0].1, read[0].2), (CHUNK_BYTES_MAX as u64, 10));
+        let too_much = Bytes::from(vec![0; CHUNK_BYTES_MAX + 1]);
+        on_chunk_loaded(&mut core, read[0].0, too_much);
+        assert_eq!(sent(&mut core), chunk(fetch(0, CHUNK_BYTES_MAX as u64), 0));
+    }
+
+    #[test]
+    fn the_own_log_is_read_from_where_memory_ends() {
+        let mut core = with_nine();
+        load_own(&mut core, Slot(15));
+        let read = loads(&mut core);
+        assert_eq!((read[0].1, read[0].2), (11, 15));
+        on_chunk_loaded(&mut core, read[0].0, Bytes::new());
+        assert_eq!(sent(&mut core), [], "that was no part of a snapshot");
+    }
 
     #[test]
     fn one_load_for_each_peer_is_open_at_a_time() {

@@ -3,6 +3,9 @@
 //! The driver keeps the parts. Each question waits for the answer before, so a snapshot never
 //! stands in the way of what a leader sends.
 
+#[cfg(test)]
+mod tests;
+
 use bytes::Bytes;
 
 use crate::core::Core;

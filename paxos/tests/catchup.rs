@@ -59,6 +59,17 @@ fn a_follower_that_missed_what_was_cut_off_is_given_a_snapshot() {
 }
 
 #[test]
+fn a_damaged_entry_that_an_installed_snapshot_holds_is_not_asked_for_any_more() {
+    let (mut cell, away) = one_far_behind();
+    cell.restart(away);
+    cell.input(away, Input::Damaged(Slot(2)));
+    cell.cut.clear();
+    cell.run_until(all_agree);
+    assert_eq!(cell.nodes[away].installed.len(), 1);
+    assert_eq!(cell.nodes[away].repaired, [Slot(2)]);
+}
+
+#[test]
 fn what_is_in_no_memory_but_in_a_log_is_read_from_there() {
     let (mut cell, leader) = Cell::with_leader();
     let away = (leader + 1) % 3;
@@ -168,6 +179,23 @@ fn a_damaged_entry_is_put_right_from_another_node() {
     cell.input(node, Input::Damaged(Slot(7)));
     cell.run_until(|cell| cell.nodes[node].repaired == [Slot(7)]);
     assert_eq!(cell.nodes[node].disk.read(Slot(1), Slot(60)).len(), 60);
+}
+
+#[test]
+fn damage_where_an_entry_is_yet_to_be_written_is_not_repaired_ahead_of_what_precedes_it() {
+    let (mut cell, leader) = Cell::with_leader();
+    let node = (leader + 1) % 3;
+    cell.nodes[node].stuck = true;
+    decide(&mut cell, 3);
+    let last = cell.propose(leader, b"last");
+    cell.run_until(|cell| cell.nodes[node].applied.len() as u64 == last.0);
+    // What is there now is an older log's.
+    cell.input(node, Input::Damaged(last));
+    cell.nodes[node].stuck = false;
+    cell.run_for(1_000_000);
+    assert_eq!(cell.nodes[node].repaired, []);
+    let written = cell.nodes[node].disk.read(Slot(1), last);
+    assert_eq!(written, cell.nodes[node].applied);
 }
 
 #[test]

@@ -16,7 +16,7 @@ const TWICE_EVERY: u64 = 50;
 #[test]
 fn no_seed_breaks_an_invariant_and_together_they_reach_everything() {
     let next = AtomicU64::new(0);
-    let result: Mutex<(Report, Option<Box<Failure>>)> = Mutex::default();
+    let result: Mutex<(Report, Option<Box<Failure<Options>>>)> = Mutex::default();
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);

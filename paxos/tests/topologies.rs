@@ -1,8 +1,9 @@
 //! Which links work decides whether a cell can have a leader; that it then gets one, in bounded
 //! time and once, is shown here: every set of directed links among three nodes, from every moment
-//! of the protocol, and the topologies of Omni-Paxos among five (Ng, Haridi, Carbone, EuroSys
-//! 2023, sections 2 and 7).
+//! of the protocol (elections, replication, ends of epochs, snapshots), and the topologies of
+//! Omni-Paxos among five (Ng, Haridi, Carbone, EuroSys 2023, sections 2 and 7).
 
+use paxos::Planted;
 use paxos::sim::scenario::{Moment, Outcome, Scenario};
 
 /// The directed links among three nodes; a mask has a bit for each.
@@ -56,8 +57,60 @@ fn settle(cell: &mut Scenario) -> Result<After, String> {
     Ok(After { timeouts })
 }
 
-/// A cell of three with a leader's log behind it, and `node` about to lead, at this moment.
+/// A cell of three with a log behind it, and `node` about to lead or leading, at this moment.
 fn at(moment: Moment, node: usize, seed: u64, told: bool) -> Outcome<Option<Scenario>> {
+    match moment {
+        Moment::Stopping | Moment::StopDecided | Moment::NextEpoch => {
+            at_end_of_epoch(moment, node, seed, told)
+        }
+        Moment::Offering | Moment::Transferring | Moment::Installing => {
+            at_transfer(moment, node, seed, told)
+        }
+        _ => at_election(moment, node, seed, told),
+    }
+}
+
+/// `node` leads, and ends the epoch.
+fn at_end_of_epoch(
+    moment: Moment,
+    node: usize,
+    seed: u64,
+    told: bool,
+) -> Outcome<Option<Scenario>> {
+    let mut cell = Scenario::new(3, seed, told)?;
+    let timeout = cell.election_timeout_micros();
+    cell.only_candidate(Some(node));
+    assert!(cell.run_to_leader(node, 4 * timeout)?, "a leader");
+    cell.run_for(timeout)?;
+    assert!(cell.end_epoch(node)?, "it leads");
+    let came = cell.run_to(moment, node, 8 * timeout)?;
+    cell.only_candidate(None);
+    Ok(came.then_some(cell))
+}
+
+/// `node` leads, and gives a snapshot to another that was away for too long.
+fn at_transfer(moment: Moment, node: usize, seed: u64, told: bool) -> Outcome<Option<Scenario>> {
+    let mut cell = Scenario::with_short_logs(3, seed, told)?;
+    let timeout = cell.election_timeout_micros();
+    let away = (node + 1) % 3;
+    cell.only_candidate(Some(node));
+    assert!(cell.run_to_leader(node, 4 * timeout)?, "a leader");
+    let links = LINKS.into_iter();
+    let links = links.filter(|(from, to)| *from == away || *to == away);
+    let connect = |cell: &mut Scenario, connected| {
+        let links = links.clone();
+        links.for_each(|(from, to)| cell.connect(from, to, connected));
+    };
+    connect(&mut cell, false);
+    cell.run_for(4 * timeout)?;
+    connect(&mut cell, true);
+    let came = cell.run_to(moment, node, 8 * timeout)?;
+    cell.only_candidate(None);
+    Ok(came.then_some(cell))
+}
+
+/// Another leader's log is there, and `node` comes to lead.
+fn at_election(moment: Moment, node: usize, seed: u64, told: bool) -> Outcome<Option<Scenario>> {
     let mut cell = Scenario::new(3, seed, told)?;
     let timeout = cell.election_timeout_micros();
     let before = (node + 1) % 3;
@@ -164,6 +217,12 @@ moments! {
     a_connected_pair_gets_its_leader_when_links_fail_during_replication: Replicating,
     a_connected_pair_gets_its_leader_when_links_fail_during_a_write: Writing,
     a_connected_pair_gets_its_leader_when_links_fail_during_a_confirm: Confirming,
+    a_connected_pair_gets_its_leader_when_links_fail_at_the_end_of_an_epoch: Stopping,
+    a_connected_pair_gets_its_leader_when_links_fail_and_one_knows_of_the_next_epoch: StopDecided,
+    a_connected_pair_gets_its_leader_when_links_fail_at_the_start_of_an_epoch: NextEpoch,
+    a_connected_pair_gets_its_leader_when_links_fail_at_the_offer_of_a_snapshot: Offering,
+    a_connected_pair_gets_its_leader_when_links_fail_during_a_transfer: Transferring,
+    a_connected_pair_gets_its_leader_when_links_fail_while_a_snapshot_is_installed: Installing,
 }
 
 /// A cell of five that `leader` leads.
@@ -241,16 +300,29 @@ fn a_chain_has_one_leader_and_keeps_it() {
     five_settle(change, &[1, 2, 3]);
 }
 
+/// Three in a chain, the leader at its end; and each end has one more node.
+fn chain_with_the_leader_at_its_end(cell: &mut Scenario) {
+    keep(cell, |from, to| {
+        let close = both(0, 1)(from, to) || both(1, 2)(from, to);
+        close || both(0, 3)(from, to) || both(2, 4)(from, to)
+    });
+}
+
 #[test]
 fn a_chain_whose_ends_do_not_hear_the_leader_does_not_take_turns() {
-    // Three in a chain, the leader at its end: the other end must not depose it again and again.
-    let change = |cell: &mut Scenario| {
-        keep(cell, |from, to| {
-            let close = both(0, 1)(from, to) || both(1, 2)(from, to);
-            close || both(0, 3)(from, to) || both(2, 4)(from, to)
-        });
-    };
-    five_settle(change, &[0, 1, 2]);
+    // The other end must not depose it again and again.
+    five_settle(chain_with_the_leader_at_its_end, &[0, 1, 2]);
+}
+
+/// Without the rule that nobody who answers may be happy.
+#[test]
+fn campaigns_against_happy_nodes_make_a_chain_take_turns() {
+    for seed in 0..5 {
+        let mut cell = five(0, seed, false);
+        chain_with_the_leader_at_its_end(&mut cell);
+        cell.plant(Planted::CampaignAgainstHappy);
+        assert!(settle(&mut cell).is_err(), "seed {seed} settles");
+    }
 }
 
 #[test]
@@ -281,15 +353,32 @@ fn a_node_that_only_sends_or_only_receives_changes_no_leader() {
     for outcast in 1..5 {
         for sends in [false, true] {
             let mut cell = five(0, 7, false);
-            let (campaigns, leader) = (cell.campaigns(), cell.leader());
-            keep(&mut cell, |from, to| {
-                let mute = if sends { to } else { from };
-                mute != outcast
-            });
-            let timeout = cell.election_timeout_micros();
-            let run = cell.run_for(3 * QUIET_TIMEOUTS * timeout);
-            run.expect("no invariant is broken");
-            assert_eq!((cell.campaigns(), cell.leader()), (campaigns, leader));
+            assert_eq!(campaigns_with_an_outcast(&mut cell, outcast, sends), 0);
+            assert_eq!(cell.leader().map(|(leader, _)| leader), Some(0));
         }
     }
+}
+
+/// Without the rule that a quorum must have answered.
+#[test]
+fn campaigns_without_answers_let_a_node_that_only_sends_disturb_all() {
+    for outcast in 1..5 {
+        let mut cell = five(0, 7, false);
+        cell.plant(Planted::CampaignUnanswered);
+        let campaigns = campaigns_with_an_outcast(&mut cell, outcast, true);
+        assert!(campaigns > QUIET_TIMEOUTS, "only {campaigns} campaigns");
+    }
+}
+
+/// How many campaigns are begun while a node only sends, or only receives.
+fn campaigns_with_an_outcast(cell: &mut Scenario, outcast: usize, sends: bool) -> u64 {
+    let before = cell.campaigns();
+    keep(cell, |from, to| {
+        let mute = if sends { to } else { from };
+        mute != outcast
+    });
+    let timeout = cell.election_timeout_micros();
+    let run = cell.run_for(3 * QUIET_TIMEOUTS * timeout);
+    run.expect("no invariant is broken");
+    cell.campaigns() - before
 }

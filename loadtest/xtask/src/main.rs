@@ -3,6 +3,7 @@
 //! Nothing of the product lives here, and nothing of the product depends on it.
 
 mod packages;
+mod plants;
 mod seeds;
 mod test;
 mod tidy;

@@ -1,4 +1,4 @@
-//! Provides the programs of other projects that the tests start: PostgreSQL's server and tools.
+//! Provides the programs of other projects that the tests start: servers of databases and tools.
 //!
 //! Where it may (root, `apt-get`) it installs them; where it may not, it says what to install.
 //! It never starts a server and never skips a test.
@@ -8,54 +8,63 @@ use std::process::{Command, Stdio};
 
 use crate::Failure;
 
-/// The programs that tests start, all of them in [`PACKAGE`] or what it depends on.
-const PROGRAMS: [&str; 4] = ["postgres", "initdb", "psql", "pgbench"];
+/// Packages of Debian and Ubuntu, and the programs that tests start from them or from what they
+/// depend on.
+const PACKAGES: &[(&str, &[&str])] = &[
+    ("postgresql", &["postgres", "initdb", "psql", "pgbench"]),
+    (
+        "mariadb-server",
+        &["mariadbd", "mariadb-install-db", "mariadb"],
+    ),
+    ("redis-server", &["redis-server", "redis-cli"]),
+    // With it the tests have a running node's calls to the kernel fail or hang.
+    ("strace", &["strace"]),
+];
 
-/// The Debian and Ubuntu package that brings all of [`PROGRAMS`].
-const PACKAGE: &str = "postgresql";
-
-/// Debian keeps the server's programs out of `PATH`, one directory per major version.
+/// Debian keeps PostgreSQL's programs out of `PATH`, one directory per major version.
 const DEBIAN_VERSIONS: &str = "/usr/lib/postgresql";
 
 /// Tells Debian's packaging not to create, and so not to start, a server of its own.
 const CLUSTER_SETTINGS: &str = "/etc/postgresql-common/createcluster.conf";
 
-/// Makes sure that all [`PROGRAMS`] are there.
-pub(crate) fn provide() -> Result<(), Failure> {
-    let missing = missing_programs(&search_path());
-    if missing.is_empty() {
-        println!("xtask: PostgreSQL's programs are installed");
-        return Ok(());
-    }
-    let missing = missing.join(", ");
-    if !may_install() {
-        return Err(Failure(format!(
-            "the tests need {missing}: as root, run `apt-get install {PACKAGE}`, or put \
-             PostgreSQL's programs on the PATH, and start this again"
-        )));
-    }
-    println!("xtask: {missing} missing: installing the package {PACKAGE}");
-    install()?;
-    match missing_programs(&search_path()).as_slice() {
-        [] => Ok(()),
-        still => Err(Failure(format!(
-            "the package {PACKAGE} is installed, yet {} cannot be found on the PATH or under \
-             {DEBIAN_VERSIONS}/*/bin",
-            still.join(", ")
-        ))),
-    }
-}
+/// A link to nowhere in these places tells systemd not to start the packages' servers.
+const UNITS: [&str; 2] = [
+    "/etc/systemd/system/redis-server.service",
+    "/etc/systemd/system/mariadb.service",
+];
 
-fn install() -> Result<(), Failure> {
-    if !Path::new(CLUSTER_SETTINGS).exists() {
-        println!("xtask: writing {CLUSTER_SETTINGS}, so that the package starts no server");
-        let written = std::fs::create_dir_all("/etc/postgresql-common")
-            .and_then(|()| std::fs::write(CLUSTER_SETTINGS, "create_main_cluster = false\n"));
-        if let Err(error) = written {
-            return Err(Failure(format!("cannot write {CLUSTER_SETTINGS}: {error}")));
+/// Makes sure that all programs of [`PACKAGES`] are there.
+pub(crate) fn provide() -> Result<(), Failure> {
+    for (package, programs) in PACKAGES {
+        let missing = missing_from(programs, &search_path());
+        if missing.is_empty() {
+            println!("xtask: the programs of {package} are installed");
+            continue;
+        }
+        let missing = missing.join(", ");
+        if !may_install() {
+            return Err(Failure(format!(
+                "the tests need {missing}: as root, run `apt-get install {package}`, or put them \
+                 on the PATH, and start this again"
+            )));
+        }
+        println!("xtask: {missing} missing: installing the package {package}");
+        install(package)?;
+        let still = missing_from(programs, &search_path());
+        if !still.is_empty() {
+            return Err(Failure(format!(
+                "the package {package} is installed, yet {} cannot be found on the PATH or under \
+                 {DEBIAN_VERSIONS}/*/bin",
+                still.join(", ")
+            )));
         }
     }
-    let install = ["install", "-y", "--no-install-recommends", PACKAGE];
+    Ok(())
+}
+
+fn install(package: &str) -> Result<(), Failure> {
+    keep_servers_from_starting()?;
+    let install = ["install", "-y", "--no-install-recommends", package];
     // The package index may be missing or out of date: only then is it fetched.
     if apt_get(&install) || (apt_get(&["update"]) && apt_get(&install)) {
         return Ok(());
@@ -66,11 +75,34 @@ fn install() -> Result<(), Failure> {
     )))
 }
 
+fn keep_servers_from_starting() -> Result<(), Failure> {
+    let failed = |file: &str, error| Failure(format!("cannot write {file}: {error}"));
+    if !Path::new(CLUSTER_SETTINGS).exists() {
+        println!(
+            "xtask: writing {CLUSTER_SETTINGS}, so that PostgreSQL's package starts no server"
+        );
+        std::fs::create_dir_all("/etc/postgresql-common")
+            .and_then(|()| std::fs::write(CLUSTER_SETTINGS, "create_main_cluster = false\n"))
+            .map_err(|error| failed(CLUSTER_SETTINGS, error))?;
+    }
+    for unit in UNITS {
+        if std::fs::symlink_metadata(unit).is_err() {
+            println!("xtask: masking {unit}, so that its package starts no server");
+            std::fs::create_dir_all("/etc/systemd/system")
+                .and_then(|()| std::os::unix::fs::symlink("/dev/null", unit))
+                .map_err(|error| failed(unit, error))?;
+        }
+    }
+    Ok(())
+}
+
 fn apt_get(arguments: &[&str]) -> bool {
     println!("xtask: apt-get {}", arguments.join(" "));
     Command::new("apt-get")
         .args(arguments)
         .env("DEBIAN_FRONTEND", "noninteractive")
+        // The same for machines without systemd.
+        .env("RUNLEVEL", "1")
         .stdin(Stdio::null())
         .status()
         .is_ok_and(|status| status.success())
@@ -84,10 +116,6 @@ fn may_install() -> bool {
     is_root && !missing_from(&["apt-get"], &path_directories()).contains(&"apt-get")
 }
 
-fn missing_programs(directories: &[PathBuf]) -> Vec<&'static str> {
-    missing_from(&PROGRAMS, directories)
-}
-
 fn missing_from(programs: &[&'static str], directories: &[PathBuf]) -> Vec<&'static str> {
     let is_there = |program: &str| directories.iter().any(|d| d.join(program).is_file());
     let missing = programs.iter().filter(|program| !is_there(program));
@@ -97,7 +125,10 @@ fn missing_from(programs: &[&'static str], directories: &[PathBuf]) -> Vec<&'sta
 fn search_path() -> Vec<PathBuf> {
     let versions = std::fs::read_dir(DEBIAN_VERSIONS).into_iter().flatten();
     let debian = versions.flatten().map(|version| version.path().join("bin"));
-    path_directories().into_iter().chain(debian).collect()
+    // Servers are there, where a user's PATH may not lead.
+    let servers = [PathBuf::from("/usr/sbin")];
+    let path = path_directories().into_iter();
+    path.chain(servers).chain(debian).collect()
 }
 
 fn path_directories() -> Vec<PathBuf> {
@@ -114,8 +145,9 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("xtask-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(directory.join("psql"), "").unwrap();
-        let missing = missing_programs(std::slice::from_ref(&directory));
+        let programs = &["postgres", "psql"];
+        let missing = missing_from(programs, std::slice::from_ref(&directory));
         std::fs::remove_dir_all(&directory).unwrap();
-        assert_eq!(missing, ["postgres", "initdb", "pgbench"]);
+        assert_eq!(missing, ["postgres"]);
     }
 }

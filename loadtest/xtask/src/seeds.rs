@@ -4,13 +4,13 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use paxos::Planted;
-use paxos::sim::{Options, Report, run_quietly, tell};
+use paxos::sim::{Options, Report, Simulation as _, run_quietly, tell};
 
-use crate::Failure;
+use crate::{Failure, plants};
 
 /// Failing seeds that are listed at most.
 const FAILURES_LISTED_MAX: usize = 10;
@@ -42,6 +42,9 @@ pub(crate) struct SeedsArgs {
     /// Plant every bug, one after the other, and tell in a table how soon each is caught.
     #[arg(long, conflicts_with_all = ["seed", "planted"])]
     plants: bool,
+    /// Put that table into docs/planted.md.
+    #[arg(long, requires = "plants")]
+    write: bool,
     /// Check only what users would notice, not what each node says about its own disk.
     #[arg(long)]
     outcomes_only: bool,
@@ -58,7 +61,10 @@ pub(crate) struct SeedsArgs {
 pub(crate) fn run(arguments: &SeedsArgs) -> Result<(), Failure> {
     match arguments.seed {
         Some(seed) => replay(arguments.options(seed)),
-        None if arguments.plants => run_plants(arguments),
+        None if arguments.plants => {
+            let options = arguments.options(arguments.first);
+            plants::run(options, arguments.count, jobs(arguments), arguments.write)
+        }
         None => run_many(arguments),
     }
 }
@@ -88,76 +94,13 @@ fn replay(options: Options) -> Result<(), Failure> {
     }
 }
 
-/// How soon each planted bug is caught.
-fn run_plants(arguments: &SeedsArgs) -> Result<(), Failure> {
-    let mut missed = Vec::new();
-    println!("{:<22} {:>6} {:>8}  by", "planted bug", "seeds", "seconds");
-    let second = |bug: &&Planted| !Planted::SECOND_LINES.contains(bug);
-    for bug in Planted::ALL.iter().filter(second) {
-        let started = Instant::now();
-        let found = first_failure(arguments, *bug);
-        let seconds = started.elapsed().as_secs_f64();
-        let name = format!("{bug:?}");
-        match found {
-            Some((seeds, by)) => println!("{name:<22} {seeds:>6} {seconds:>8.1}  {by}"),
-            None => {
-                println!(
-                    "{name:<22} {:>6} {seconds:>8.1}  not caught",
-                    arguments.count
-                );
-                missed.push(name);
-            }
-        }
-    }
-    if missed.is_empty() {
-        return Ok(());
-    }
-    let missed = missed.join(", ");
-    Err(Failure(format!(
-        "not caught in {} seeds: {missed}",
-        arguments.count
-    )))
-}
-
-/// How many seeds a planted bug takes, and the invariant that it breaks.
-fn first_failure(arguments: &SeedsArgs, bug: Planted) -> Option<(u64, &'static str)> {
-    let next = AtomicU64::new(0);
-    let first: Mutex<Option<(u64, &'static str)>> = Mutex::new(None);
-    let work = || {
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            if index >= arguments.count {
-                break;
-            }
-            let options = Options {
-                planted: Some(bug),
-                ..arguments.options(arguments.first + index)
-            };
-            let Err(violation) = run_quietly(options) else {
-                continue;
-            };
-            next.store(arguments.count, Ordering::Relaxed);
-            let Ok(mut first) = first.lock() else { break };
-            if first.is_none_or(|(seeds, _)| index + 1 < seeds) {
-                *first = Some((index + 1, violation.invariant));
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..jobs(arguments) {
-            scope.spawn(work);
-        }
-    });
-    first.into_inner().ok().flatten()
-}
-
 fn jobs(arguments: &SeedsArgs) -> usize {
     let processors = || std::thread::available_parallelism().map_or(1, usize::from);
     arguments.jobs.unwrap_or_else(processors).max(1)
 }
 
 fn run_many(arguments: &SeedsArgs) -> Result<(), Failure> {
-    let started = Instant::now();
+    let started = processor_time();
     let next = AtomicU64::new(0);
     let total = Mutex::new((Report::default(), Vec::new()));
     let work = || {
@@ -190,7 +133,11 @@ fn run_many(arguments: &SeedsArgs) -> Result<(), Failure> {
     let Ok((report, mut failed)) = total.into_inner() else {
         return Err(Failure("a simulation thread panicked".to_owned()));
     };
-    summarise(arguments.count, &report, started.elapsed());
+    summarise(
+        arguments.count,
+        &report,
+        processor_time().saturating_sub(started),
+    );
     failed.sort_unstable();
     if failed.is_empty() {
         return check_coverage(arguments, &report);
@@ -226,16 +173,23 @@ fn check_coverage(arguments: &SeedsArgs, report: &Report) -> Result<(), Failure>
     Err(Failure(format!("never seen in {count} seeds:\n  {list}")))
 }
 
-fn summarise(seeds: u64, report: &Report, elapsed: Duration) {
+fn summarise(seeds: u64, report: &Report, spent: Duration) {
     let simulated = Duration::from_micros(report.simulated_micros).as_secs_f64();
-    let real = elapsed.as_secs_f64();
+    let spent = spent.as_secs_f64();
     println!("{report}");
     println!(
-        "{seeds} seeds: {simulated:.0} s simulated in {real:.1} s, {:.0} times faster, \
-         {:.0} messages/s",
-        simulated / real,
-        report.messages as f64 / real
+        "{seeds} seeds: {simulated:.0} s simulated in {spent:.1} s of processor time, {:.0} times \
+         faster, {:.0} messages/s",
+        simulated / spent,
+        report.messages as f64 / spent
     );
+}
+
+/// Processor time of this process, all threads together.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let (seconds, nanos) = (time.tv_sec, time.tv_nsec);
+    Duration::from_secs(seconds.unsigned_abs()) + Duration::from_nanos(nanos.unsigned_abs())
 }
 
 fn parse_nodes(text: &str) -> Result<usize, String> {

@@ -134,12 +134,12 @@ impl Cluster {
             story,
             report: Report::default(),
             invariants: Invariants::new(options.outcomes_only),
-            trace: TraceHash::new(),
+            trace: TraceHash::default(),
             encodes: options.seed.is_multiple_of(16),
             sole_candidate: None,
             seen: Seen::default(),
             healed: false,
-            queue: Queue::new(),
+            queue: Queue::default(),
         }
     }
 

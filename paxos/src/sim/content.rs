@@ -17,6 +17,8 @@ pub(super) struct Content {
     /// What was done since the last sync, oldest first, and what never arrives.
     undo: Vec<Undo>,
     unreadable: BTreeSet<usize>,
+    /// How often it is open.
+    pub(super) handles: u32,
 }
 
 /// One change that is not on the disk.
@@ -62,6 +64,20 @@ impl Content {
             bytes,
             ..Content::default()
         }
+    }
+
+    /// An empty file, in memory that was used before.
+    pub(super) fn in_memory(mut memory: Vec<u8>) -> Content {
+        memory.clear();
+        Content {
+            bytes: memory,
+            ..Content::default()
+        }
+    }
+
+    /// The memory of a file that is gone.
+    pub(super) fn take_memory(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes)
     }
 
     pub(super) fn bytes(&self) -> &[u8] {

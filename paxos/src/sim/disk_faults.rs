@@ -2,8 +2,8 @@
 
 use crate::sim::cluster::{Cluster, Event};
 use crate::sim::coverage::Branch;
+use crate::sim::disk::DiskFault;
 use crate::sim::fault::Fault;
-use crate::sim::files::DiskFault;
 use crate::sim::invariants::Violation;
 use crate::store::{Files, LogStore};
 

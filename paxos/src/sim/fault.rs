@@ -25,6 +25,7 @@ counted! {
     SlowClock = "a clock runs slow",
     OneWayCut = "links are cut in one direction",
     Isolate = "a node is cut off from all others",
+    LonelyLeader = "a leader is cut off while much is proposed to it",
     Partition = "the cell falls into two halves",
     Bridge = "two halves see each other only through one node",
     FlappingLink = "a link comes and goes",
@@ -59,6 +60,7 @@ counted! {
     ReplaceMember = "a node is replaced",
     LeaderLeaves = "a leader removes itself",
     ChangeQuorums = "the quorums change",
+    ChangeAsleep = "the quorums change while the leader's machine is suspended",
     LazyDriver = "a driver takes many inputs before any output",
     TinyBounds = "a replica's bounds are tiny",
     ProposalBurst = "more is proposed than a window holds",
@@ -110,6 +112,7 @@ impl Fault {
                 | Fault::ReplaceMember
                 | Fault::LeaderLeaves
                 | Fault::ChangeQuorums
+                | Fault::ChangeAsleep
         )
     }
 }

@@ -49,13 +49,16 @@ impl Cluster {
             }
             Fault::Pause => self.pause(node, until),
             Fault::LongPause => self.pause(node, until + timeout * 5),
-            Fault::Suspend => {
-                self.nodes[node].suspended = true;
-                self.pause(node, until + timeout * 3);
-            }
+            Fault::Suspend => self.suspend(node, until),
             Fault::FastClock | Fault::SlowClock => self.bend_clock(fault, node),
             Fault::OneWayCut => self.cut_some_links(node, until),
             Fault::Isolate => self.separate(until, |from, to| (from == node) != (to == node)),
+            Fault::LonelyLeader => {
+                // Long enough for the others to decide as much, and to cut their logs.
+                let until = until + timeout * 2;
+                self.separate(until, |from, to| (from == node) != (to == node));
+                return self.propose_a_window(node);
+            }
             Fault::Partition => {
                 let sides = self.draw_sides();
                 self.separate(until, |from, to| sides[from] != sides[to]);
@@ -92,10 +95,7 @@ impl Cluster {
             Fault::SlowDisk => self.nodes[node].disk_slow_until = until,
             Fault::StuckDisk => self.nodes[node].disk_stuck_until = until,
             Fault::LeaderDiskSpike => self.nodes[node].disk_spike_micros = lasts,
-            Fault::ProposalBurst => {
-                let window = self.plan.bounds.window_slots.min(400);
-                return self.propose_at(node, window + 10);
-            }
+            Fault::ProposalBurst => return self.propose_a_window(node),
             Fault::OversizedProposal => return self.propose_too_much(node),
             // Conditions of a whole run: nothing to begin.
             _ => {}
@@ -111,6 +111,13 @@ impl Cluster {
                 true
             }
             Fault::InterruptedTransfer => self.interrupt_transfer(until)?,
+            Fault::ChangeAsleep => {
+                let wanted = self.want_change(Fault::ChangeQuorums, node)?;
+                if wanted {
+                    self.suspend(node, until);
+                }
+                wanted
+            }
             _ if fault.is_of_membership() => self.want_change(fault, node)?,
             _ => self.damage(fault, node, until)?,
         };
@@ -186,6 +193,11 @@ impl Cluster {
         Ok(())
     }
 
+    fn propose_a_window(&mut self, node: usize) -> Result<(), Violation> {
+        let window = self.plan.bounds.window_slots.min(400);
+        self.propose_at(node, window + 10)
+    }
+
     fn crash_some(&mut self, share: f64, until: u64) -> Result<(), Violation> {
         for node in 0..self.nodes.len() {
             if self.dice.chance(share) {
@@ -198,6 +210,13 @@ impl Cluster {
     fn pause(&mut self, node: usize, until: u64) {
         self.nodes[node].paused_until = until;
         self.schedule(until, Event::Wake { node });
+    }
+
+    /// Longer than it takes the others to elect another leader.
+    fn suspend(&mut self, node: usize, until: u64) {
+        self.nodes[node].suspended = true;
+        let timeout = self.plan.timing.leader_timeout_micros;
+        self.pause(node, until + timeout * 3);
     }
 
     fn bend_clock(&mut self, fault: Fault, node: usize) {

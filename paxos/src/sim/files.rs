@@ -4,41 +4,13 @@
 //! Nothing here waits: how long an operation takes is the caller's business. It is as quick as
 //! memory, so that a simulation can afford the real store.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::sim::content::{Content, SECTOR_BYTES};
-use crate::sim::dice::Dice;
+use crate::sim::content::Content;
+use crate::sim::disk::{Change, Disk, DiskFault, EIO};
 use crate::store::{DataFile, Files};
-
-/// The error number for what the device could not do.
-const EIO: i32 = 5;
-
-/// Something that goes wrong once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DiskFault {
-    /// A write seems to succeed, and to be synced, but never arrives. A crash shows it.
-    LostWrite,
-    /// A write lands in another place of some file, and not in its own.
-    MisdirectedWrite,
-    /// A write does only a part.
-    ShortWrite,
-    /// A write fails; some of it may have been done.
-    WriteError,
-    /// There is no room for a write; some of it may have been done.
-    Full,
-    /// A read gives only a part.
-    ShortRead,
-    /// A read fails.
-    ReadError,
-    /// A sync of a file fails, and what was to be synced counts as written from then on; a crash
-    /// shows what was not.
-    SyncError,
-    /// A sync of the directory fails.
-    DirectoryError,
-}
 
 /// A directory of simulated files on a disk of its own. Clones are the same.
 #[derive(Clone)]
@@ -58,50 +30,11 @@ pub struct SimLock {
     life: u64,
 }
 
-struct Disk {
-    dice: Dice,
-    files: BTreeMap<u64, Content>,
-    names: BTreeMap<String, u64>,
-    durable_names: BTreeMap<String, u64>,
-    /// What happened to names since the directory was synced.
-    changes: Vec<Change>,
-    next_inode: u64,
-    machine: String,
-    /// Counts crashes.
-    life: u64,
-    locked: bool,
-    capacity: u64,
-    /// Faults to come, each after so many more operations of its kind.
-    faults: Vec<(DiskFault, u64)>,
-    /// The machine stops after so many more operations that change something.
-    stops_after: Option<u64>,
-}
-
-#[derive(Clone)]
-enum Change {
-    Create(String, u64),
-    Rename(String, String),
-    Remove(String),
-}
-
 impl SimFiles {
     /// An empty disk. All its chance comes from the seed.
     #[must_use]
     pub fn new(seed: u64) -> SimFiles {
-        SimFiles(Arc::new(Mutex::new(Disk {
-            dice: Dice::new(seed),
-            files: BTreeMap::new(),
-            names: BTreeMap::new(),
-            durable_names: BTreeMap::new(),
-            changes: Vec::new(),
-            next_inode: 1,
-            machine: "simulated".into(),
-            life: 0,
-            locked: false,
-            capacity: u64::MAX,
-            faults: Vec::new(),
-            stops_after: None,
-        })))
+        SimFiles(Arc::new(Mutex::new(Disk::new(seed))))
     }
 
     /// Another disk with copies of all files, as a backup that was restored: with other inodes.
@@ -179,10 +112,7 @@ impl SimFiles {
     /// The process ends, and the machine goes on: files are closed, and what was not synced is
     /// still there, until a crash.
     pub fn end_process(&self) {
-        let mut disk = self.disk();
-        disk.life += 1;
-        disk.locked = false;
-        disk.stops_after = None;
+        self.disk().end_life();
     }
 
     /// Changes bits of a byte at rest.
@@ -250,11 +180,14 @@ impl SimFiles {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn file(&self, inode: u64, life: u64) -> SimFile {
+    fn file(&self, inode: u64, disk: &mut Disk) -> SimFile {
+        if let Some(content) = disk.files.get_mut(&inode) {
+            content.handles += 1;
+        }
         SimFile {
             disk: self.clone(),
             inode,
-            life,
+            life: disk.life,
         }
     }
 }
@@ -268,172 +201,6 @@ impl std::fmt::Debug for SimFiles {
 impl std::fmt::Debug for SimFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "SimFile({})", self.inode)
-    }
-}
-
-impl Disk {
-    fn named(&mut self, name: &str) -> io::Result<&mut Content> {
-        let inode = self.names.get(name);
-        let content = inode.and_then(|inode| self.files.get_mut(inode));
-        content.ok_or_else(|| ErrorKind::NotFound.into())
-    }
-
-    /// A file that is not empty, and its length.
-    fn draw_file(&mut self) -> Option<(String, u64)> {
-        let length = |inode| self.files.get(inode).map_or(0, Content::length);
-        let files = self.names.iter().map(|(name, inode)| (name, length(inode)));
-        let files: Vec<_> = files.filter(|(_, length)| *length > 0).collect();
-        if files.is_empty() {
-            return None;
-        }
-        let (name, length) = files[self.dice.index(files.len())];
-        Some((name.clone(), length))
-    }
-
-    /// Whether a fault of this kind happens now.
-    fn strikes(&mut self, fault: DiskFault) -> bool {
-        let mut strikes = false;
-        self.faults.retain_mut(|(kind, after)| {
-            if *kind != fault {
-                return true;
-            }
-            if *after == 0 && !strikes {
-                strikes = true;
-                return false;
-            }
-            *after = after.saturating_sub(1);
-            true
-        });
-        strikes
-    }
-
-    fn check_running(&self) -> io::Result<()> {
-        if self.stops_after == Some(0) {
-            return Err(io::Error::other("the machine has stopped"));
-        }
-        Ok(())
-    }
-
-    /// Counts an operation that changes something. The one with which the machine stops is still
-    /// done, unless it is one that makes something durable.
-    fn count(&mut self, makes_durable: bool) -> io::Result<()> {
-        self.check_running()?;
-        if let Some(left) = &mut self.stops_after {
-            *left -= 1;
-            if *left == 0 && makes_durable {
-                return self.check_running();
-            }
-        }
-        Ok(())
-    }
-
-    fn crash(&mut self) {
-        self.life += 1;
-        self.locked = false;
-        self.stops_after = None;
-        self.names = self.durable_names.clone();
-        let kept = self.draw_kept();
-        for change in std::mem::take(&mut self.changes) {
-            if self.dice.chance(kept) {
-                change.apply(&mut self.names);
-            }
-        }
-        self.durable_names = self.names.clone();
-        let named: BTreeSet<u64> = self.names.values().copied().collect();
-        self.files.retain(|inode, _| named.contains(inode));
-        let mut files = std::mem::take(&mut self.files);
-        for content in files.values_mut() {
-            let kept = self.draw_kept();
-            content.crash(&mut self.dice, kept);
-        }
-        self.files = files;
-    }
-
-    /// With which probability something is kept in a crash: often nothing, or all.
-    fn draw_kept(&mut self) -> f64 {
-        self.dice.pick(&[0.0, 0.0, 0.3, 0.5, 0.8, 1.0, 1.0])
-    }
-
-    fn write(&mut self, inode: u64, offset: u64, bytes: &[u8]) -> io::Result<usize> {
-        let mut bytes = bytes;
-        let (mut failed, mut lost) = (None, false);
-        if !self.faults.is_empty() {
-            if self.strikes(DiskFault::ShortWrite) {
-                let part = self.part(bytes.len());
-                bytes = &bytes[..up_to_sector(offset, part).unwrap_or(bytes.len())];
-            }
-            if self.strikes(DiskFault::WriteError) {
-                failed = Some(io::Error::from_raw_os_error(EIO));
-            } else if self.strikes(DiskFault::Full) {
-                failed = Some(ErrorKind::StorageFull.into());
-            }
-            if self.strikes(DiskFault::MisdirectedWrite) {
-                lost = true;
-                self.misdirect(bytes);
-            }
-            lost |= self.strikes(DiskFault::LostWrite);
-        }
-        if failed.is_some() {
-            let part = self.dice.index(bytes.len() + 1);
-            let done = up_to_sector(offset, part).unwrap_or(0);
-            bytes = &bytes[..done];
-        }
-        let end = offset.saturating_add(bytes.len() as u64);
-        if self.capacity != u64::MAX {
-            let used: u64 = self.files.values().map(Content::length).sum();
-            let content = self.files.get(&inode).map_or(0, Content::length);
-            if used - content.min(used) + end.max(content) > self.capacity {
-                return Err(ErrorKind::StorageFull.into());
-            }
-        }
-        let content = self.files.get_mut(&inode);
-        let content = content.ok_or(ErrorKind::NotFound)?;
-        content.write(offset, bytes, lost);
-        failed.map_or(Ok(bytes.len()), Err)
-    }
-
-    /// Writes somewhere else.
-    fn misdirect(&mut self, bytes: &[u8]) {
-        if let Some((name, length)) = self.draw_file() {
-            let offset = self.dice.between(0, length / 512) * 512;
-            if let Ok(content) = self.named(&name) {
-                content.overwrite(offset, bytes);
-            }
-        }
-    }
-
-    /// A part of a length, at least 1 if there is something.
-    fn part(&mut self, length: usize) -> usize {
-        if length < 2 {
-            return length;
-        }
-        1 + self.dice.index(length - 1)
-    }
-}
-
-/// How much of a part of a write is done: file systems stop between blocks, never within a sector.
-/// None if that is nothing.
-fn up_to_sector(offset: u64, part: usize) -> Option<usize> {
-    let offset = usize::try_from(offset).ok()?;
-    let end = (offset + part) / SECTOR_BYTES * SECTOR_BYTES;
-    end.checked_sub(offset).filter(|done| *done > 0)
-}
-
-impl Change {
-    fn apply(self, names: &mut BTreeMap<String, u64>) {
-        match self {
-            Change::Create(name, inode) => {
-                names.insert(name, inode);
-            }
-            Change::Rename(from, to) => {
-                if let Some(inode) = names.remove(&from) {
-                    names.insert(to, inode);
-                }
-            }
-            Change::Remove(name) => {
-                names.remove(&name);
-            }
-        }
     }
 }
 
@@ -477,19 +244,17 @@ impl Files for SimFiles {
         if disk.names.contains_key(name) {
             return Err(ErrorKind::AlreadyExists.into());
         }
-        let inode = disk.next_inode;
-        disk.next_inode += 1;
-        disk.files.insert(inode, Content::default());
+        let inode = disk.new_file();
         disk.names.insert(name.to_owned(), inode);
         disk.changes.push(Change::Create(name.to_owned(), inode));
-        Ok(self.file(inode, disk.life))
+        Ok(self.file(inode, &mut disk))
     }
 
     fn open(&self, name: &str) -> io::Result<SimFile> {
-        let disk = self.disk();
+        let mut disk = self.disk();
         disk.check_running()?;
-        let inode = disk.names.get(name).ok_or(ErrorKind::NotFound)?;
-        Ok(self.file(*inode, disk.life))
+        let inode = *disk.names.get(name).ok_or(ErrorKind::NotFound)?;
+        Ok(self.file(inode, &mut disk))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -520,8 +285,7 @@ impl Files for SimFiles {
         if !disk.faults.is_empty() && disk.strikes(DiskFault::DirectoryError) {
             return Err(io::Error::from_raw_os_error(EIO));
         }
-        disk.changes.clear();
-        disk.durable_names = disk.names.clone();
+        disk.names_synced();
         Ok(())
     }
 }
@@ -590,6 +354,17 @@ impl DataFile for SimFile {
 
     fn inode(&self) -> io::Result<u64> {
         self.disk().map(|_| self.inode)
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        let mut disk = self.disk.disk();
+        if disk.life == self.life
+            && let Some(content) = disk.files.get_mut(&self.inode)
+        {
+            content.handles -= 1;
+        }
     }
 }
 

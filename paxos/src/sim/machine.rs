@@ -6,6 +6,9 @@ use crate::membership::Membership;
 use crate::sim::invariants::same_state::StateHash;
 use crate::types::{Ballot, Entry, EntryKind, Slot};
 
+/// What makes the state of a snapshot longer.
+static PADDING: [u8; 50_000] = [0x5a; 50_000];
+
 /// A state, and what it is the state of.
 #[derive(Clone, Debug)]
 pub(super) struct Machine {
@@ -39,11 +42,20 @@ impl Machine {
         }
     }
 
-    /// The state as a snapshot holds it, of this many bytes at least.
-    pub(super) fn encode(&self, bytes: usize) -> Vec<u8> {
-        let mut encoded = self.hash.value().to_le_bytes().to_vec();
-        encoded.resize(bytes.max(8), 0x5a);
-        encoded
+    /// Gives the state as a snapshot holds it, of this many bytes at least, in parts.
+    pub(super) fn encode<E>(
+        &self,
+        bytes: usize,
+        mut part: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        part(&self.hash.value().to_le_bytes())?;
+        let mut left = bytes.saturating_sub(8);
+        while left > 0 {
+            let now = left.min(PADDING.len());
+            part(&PADDING[..now])?;
+            left -= now;
+        }
+        Ok(())
     }
 
     /// The state that a snapshot holds.

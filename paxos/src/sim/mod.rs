@@ -4,12 +4,15 @@
 //! while clients propose and ask for confirms; then everything is healed, and the cell must elect,
 //! decide and bring everyone up to date within a bound. The [`invariants`] are checked with every
 //! step. [`run`] replays a failing seed to tell its story.
+//!
+//! What any simulation needs is public, and another one uses it: [`Dice`], [`Queue`], [`Story`],
+//! [`TraceHash`], [`Simulation`].
 
 mod cluster;
 mod content;
 mod coverage;
 mod dice;
-
+mod disk;
 mod disk_driver;
 mod disk_faults;
 mod driver;
@@ -26,21 +29,27 @@ mod operator;
 mod plan;
 mod queue;
 pub mod scenario;
+mod seeded;
 mod shadow;
+mod starting;
 mod storage;
 mod story;
+mod violation;
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use coverage::{Branch, Check, Coverage};
+pub use dice::Dice;
+pub use disk::DiskFault;
 pub use fault::Fault;
-pub use files::{DiskFault, SimFile, SimFiles, SimLock};
+pub use files::{SimFile, SimFiles, SimLock};
+pub use queue::Queue;
+pub use seeded::{Failure, Simulation, run, run_quietly, tell};
+pub use story::{Story, TraceHash};
+pub use violation::Violation;
 
 use crate::planted::Planted;
 use crate::sim::cluster::Cluster;
-use crate::sim::invariants::Violation;
-use crate::sim::story::Story;
 
 /// What to simulate.
 #[derive(Clone, Copy, Debug)]
@@ -67,22 +76,6 @@ impl Options {
             planted: None,
             outcomes_only: false,
         }
-    }
-
-    /// The command that replays this run.
-    #[must_use]
-    pub fn command(&self) -> String {
-        let mut command = format!("cargo xtask seeds --seed {}", self.seed);
-        if let Some(nodes) = self.nodes {
-            command += &format!(" --nodes {nodes}");
-        }
-        if let Some(bug) = self.planted {
-            command += &format!(" --planted {bug:?}");
-        }
-        if self.outcomes_only {
-            command += " --outcomes-only";
-        }
-        command
     }
 }
 
@@ -159,70 +152,28 @@ impl fmt::Display for Report {
     }
 }
 
-/// A run that broke an invariant.
-#[derive(Debug)]
-pub struct Failure {
-    /// What was run.
-    pub options: Options,
-    /// What was broken.
-    pub violation: Violation,
-    /// What led to it, a line each.
-    pub story: Vec<String>,
-}
+impl Simulation for Options {
+    type Report = Report;
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for line in &self.story {
-            writeln!(f, "{line}")?;
-        }
-        writeln!(f, "seed {}: {}", self.options.seed, self.violation)?;
-        write!(f, "replay with: {}", self.options.command())
+    fn seed(&self) -> u64 {
+        self.seed
     }
-}
 
-/// Runs one simulation.
-///
-/// # Errors
-///
-/// If an invariant was broken: which, and the story that led to it.
-pub fn run(options: Options) -> Result<Report, Box<Failure>> {
-    run_quietly(options).map_err(|violation| {
-        // Telling costs time, and the same seed does the same again.
-        let (again, story) = tell(options);
-        let violation = again.err().unwrap_or(violation);
-        Box::new(Failure {
-            options,
-            violation,
-            story,
-        })
-    })
-}
+    fn command(&self) -> String {
+        let mut command = format!("cargo xtask seeds --seed {}", self.seed);
+        if let Some(nodes) = self.nodes {
+            command += &format!(" --nodes {nodes}");
+        }
+        if let Some(bug) = self.planted {
+            command += &format!(" --planted {bug:?}");
+        }
+        if self.outcomes_only {
+            command += " --outcomes-only";
+        }
+        command
+    }
 
-/// Runs one simulation and tells its story, whatever its end.
-pub fn tell(options: Options) -> (Result<Report, Violation>, Vec<String>) {
-    let story = Story::told();
-    let result = simulate(options, &story);
-    (result, story.lines())
-}
-
-/// Runs one simulation without a story.
-///
-/// # Errors
-///
-/// The invariant that was broken.
-pub fn run_quietly(options: Options) -> Result<Report, Violation> {
-    simulate(options, &Story::silent())
-}
-
-fn simulate(options: Options, story: &Story) -> Result<Report, Violation> {
-    // A replica's own assertions are invariants too.
-    let run = AssertUnwindSafe(|| Cluster::new(options, story.clone()).run());
-    catch_unwind(run).unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<String>().map(String::as_str);
-        let said = said.or(panic.downcast_ref::<&str>().copied());
-        Err(Violation::new(
-            "assertion",
-            said.unwrap_or("panicked").to_owned(),
-        ))
-    })
+    fn simulate(self, story: &Story) -> Result<Report, Violation> {
+        Cluster::new(self, story.clone()).run()
+    }
 }

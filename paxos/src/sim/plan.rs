@@ -61,7 +61,18 @@ impl Plan {
             leader_timeout_micros,
             ..
         } = timing;
-        let delay_micros = dice.pick(&[50, 200, 1_000, heartbeat_micros / 3]);
+        let snapshot_bytes = dice.pick(&[8, 8, 500, 150_000]);
+        let snapshot_every = match snapshot_bytes {
+            // As in a server, none is due while the log is still much shorter than the last one.
+            150_000 => dice.pick(&[100, 500]),
+            _ => dice.pick(&[0, 20, 100, 100, 500]),
+        };
+        let delay_micros = dice.pick(&[
+            50,
+            heartbeat_micros / 100,
+            heartbeat_micros / 20,
+            heartbeat_micros / 3,
+        ]);
         Plan {
             nodes: nodes.unwrap_or_else(|| dice.pick(&[3, 3, 3, 4, 5])),
             timing,
@@ -75,7 +86,12 @@ impl Plan {
             delay_micros,
             late: sometimes(dice, 0, 100),
             late_micros: dice.pick(&[100 * delay_micros, 5 * leader_timeout_micros]),
-            disk_micros: dice.pick(&[100, 300, 2_000, heartbeat_micros]),
+            disk_micros: dice.pick(&[
+                100,
+                heartbeat_micros / 50,
+                heartbeat_micros / 10,
+                heartbeat_micros,
+            ]),
             kept: dice.pick(&[0.0, 0.3, 0.3, 1.0]),
             torn: sometimes(dice, 300, 700),
             power_loss: dice.pick(&[0.0, 0.5, 1.0]),
@@ -85,8 +101,8 @@ impl Plan {
             payload_bytes: dice.pick(&[0, 20, 200]),
             lazy_drain: sometimes(dice, 300, 300),
             flexible_quorums: dice.chance(0.3),
-            snapshot_every: dice.pick(&[0, 20, 100, 100, 500]),
-            snapshot_bytes: dice.pick(&[8, 8, 500, 150_000]),
+            snapshot_every,
+            snapshot_bytes,
             scrub_every_micros: leader_timeout_micros * dice.pick(&[1, 3]),
             clock_rate_ppm: dice.pick(&[0, 100, 10_000]),
         }
@@ -152,7 +168,8 @@ fn draw_weights(dice: &mut Dice) -> [u64; Fault::COUNT] {
 }
 
 fn draw_timing(dice: &mut Dice) -> Timing {
-    let heartbeat_micros = dice.pick(&[5_000, 10_000, 20_000, 50_000]);
+    // A server's is 50 ms.
+    let heartbeat_micros = dice.pick(&[20_000, 50_000, 50_000, 100_000]);
     Timing {
         heartbeat_micros,
         leader_timeout_micros: heartbeat_micros * dice.between(4, 10),

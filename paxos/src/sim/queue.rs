@@ -4,22 +4,23 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// A priority queue whose heap holds small keys only; what they stand for does not move.
-pub(super) struct Queue<T> {
+#[derive(Debug)]
+pub struct Queue<T> {
     heap: BinaryHeap<Reverse<Key>>,
     items: Vec<Option<T>>,
     free: Vec<u32>,
     pushed: u32,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     at: u64,
     number: u32,
     index: u32,
 }
 
-impl<T> Queue<T> {
-    pub(super) fn new() -> Queue<T> {
+impl<T> Default for Queue<T> {
+    fn default() -> Queue<T> {
         Queue {
             heap: BinaryHeap::with_capacity(256),
             items: Vec::with_capacity(256),
@@ -27,13 +28,17 @@ impl<T> Queue<T> {
             pushed: 0,
         }
     }
+}
 
+impl<T> Queue<T> {
     /// How many items were ever put in.
-    pub(super) fn pushed(&self) -> u32 {
+    #[must_use]
+    pub fn pushed(&self) -> u32 {
         self.pushed
     }
 
-    pub(super) fn push(&mut self, at: u64, item: T) {
+    /// Puts something in that will happen at this time.
+    pub fn push(&mut self, at: u64, item: T) {
         self.pushed += 1;
         let index = self.free.pop().unwrap_or_else(|| {
             self.items.push(None);
@@ -45,15 +50,28 @@ impl<T> Queue<T> {
     }
 
     /// When the next item is due.
-    pub(super) fn next_at(&self) -> Option<u64> {
+    #[must_use]
+    pub fn next_at(&self) -> Option<u64> {
         self.heap.peek().map(|Reverse(key)| key.at)
     }
 
     /// The next item and its time.
-    pub(super) fn pop(&mut self) -> Option<(u64, T)> {
+    pub fn pop(&mut self) -> Option<(u64, T)> {
         let Reverse(key) = self.heap.pop()?;
         self.free.push(key.index);
         let item = self.items[key.index as usize].take()?;
         Some((key.at, item))
+    }
+
+    /// Takes out what is not wanted any more.
+    pub fn forget(&mut self, unwanted: impl Fn(&T) -> bool) {
+        let (items, free) = (&mut self.items, &mut self.free);
+        self.heap.retain(|Reverse(key)| {
+            let gone = items[key.index as usize].take_if(|item| unwanted(item));
+            if gone.is_some() {
+                free.push(key.index);
+            }
+            gone.is_none()
+        });
     }
 }

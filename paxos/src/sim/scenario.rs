@@ -1,15 +1,20 @@
 //! A cell without chance faults, which a test leads to a chosen moment, and to whose links and
 //! disks it then does what it wants.
 
+use bytes::Bytes;
+
 use crate::interface::Role;
+use crate::limits::Bounds;
 use crate::message::Body;
+use crate::planted::Planted;
 use crate::sim::Options;
 use crate::sim::cluster::Cluster;
 use crate::sim::dice::Dice;
 use crate::sim::invariants::Violation;
+use crate::sim::node::Node;
 use crate::sim::plan::Plan;
 use crate::sim::story::Story;
-use crate::types::Ballot;
+use crate::types::{Ballot, Entry, EntryKind, Epoch};
 
 /// A moment of the protocol, at a node that is about to lead or does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,11 +41,23 @@ pub enum Moment {
     Writing,
     /// It was asked to confirm itself, and has not yet.
     Confirming,
+    /// It leads and has sent the entry that ends the epoch.
+    Stopping,
+    /// It has entered the next epoch, and another has not.
+    StopDecided,
+    /// It campaigns in the next epoch.
+    NextEpoch,
+    /// It leads, and offers a snapshot to who lacks what was cut off.
+    Offering,
+    /// A part of that is on its way.
+    Transferring,
+    /// The other writes that the snapshot takes the place of its log.
+    Installing,
 }
 
 impl Moment {
     /// All moments.
-    pub const ALL: [Moment; 11] = [
+    pub const ALL: [Moment; 17] = [
         Moment::Asked,
         Moment::Promising,
         Moment::PrepareSent,
@@ -52,6 +69,12 @@ impl Moment {
         Moment::Replicating,
         Moment::Writing,
         Moment::Confirming,
+        Moment::Stopping,
+        Moment::StopDecided,
+        Moment::NextEpoch,
+        Moment::Offering,
+        Moment::Transferring,
+        Moment::Installing,
     ];
 }
 
@@ -70,6 +93,9 @@ enum Kind {
     Fetch,
     Sync,
     Entries,
+    Stop,
+    Offer,
+    Chunk,
     Other,
 }
 
@@ -82,11 +108,18 @@ impl Seen {
             Body::Promise(_) => Kind::Promise,
             Body::Fetch(_) => Kind::Fetch,
             Body::Sync(_) => Kind::Sync,
+            Body::Accept(accept) if ends_epoch(&accept.entries) => Kind::Stop,
             Body::Accept(accept) if !accept.entries.is_empty() => Kind::Entries,
+            Body::Offer(_) => Kind::Offer,
+            Body::Chunk(_) => Kind::Chunk,
             _ => Kind::Other,
         };
         self.last = Some((node, kind));
     }
+}
+
+fn ends_epoch(entries: &[Entry]) -> bool {
+    entries.iter().any(|entry| entry.kind == EntryKind::Stop)
 }
 
 /// A cell under a test's control. Nodes are numbered from 0 here.
@@ -105,11 +138,43 @@ impl Scenario {
     ///
     /// If an invariant was broken already.
     pub fn new(nodes: usize, seed: u64, told: bool) -> Outcome<Scenario> {
+        Scenario::with_plan(Plan::calm(nodes), seed, told)
+    }
+
+    /// One whose logs are short, behind snapshots that take several messages.
+    ///
+    /// # Errors
+    ///
+    /// If an invariant was broken already.
+    pub fn with_short_logs(nodes: usize, seed: u64, told: bool) -> Outcome<Scenario> {
+        let bounds = Bounds {
+            tail_cache_entries: 10,
+            tail_slots: 10,
+            log_slots: 20,
+            ..Bounds::default()
+        };
+        let plan = Plan {
+            bounds,
+            snapshot_every: 50,
+            snapshot_bytes: 150_000,
+            ..Plan::calm(nodes)
+        };
+        Scenario::with_plan(plan, seed, told)
+    }
+
+    fn with_plan(plan: Plan, seed: u64, told: bool) -> Outcome<Scenario> {
         let story = if told { Story::told() } else { Story::silent() };
-        let (dice, plan) = (Dice::new(seed), Plan::calm(nodes));
+        let dice = Dice::new(seed);
         let mut cluster = Cluster::with_plan(Options::seed(seed), story.clone(), dice, plan);
         cluster.begin()?;
         Ok(Scenario { cluster, story })
+    }
+
+    /// Plants a bug in every node that is up.
+    pub fn plant(&mut self, bug: Planted) {
+        let replicas = self.cluster.nodes.iter_mut();
+        let replicas = replicas.filter_map(|node| node.replica.as_mut());
+        replicas.for_each(|replica| replica.plant(bug));
     }
 
     /// What was told so far, if anything.
@@ -156,6 +221,24 @@ impl Scenario {
     pub fn crash(&mut self, node: usize, micros: u64) -> Outcome<()> {
         let until = self.cluster.now + micros;
         self.cluster.crash(node, until)
+    }
+
+    /// The leader is asked to end the epoch, for another with the same members. Whether it began.
+    ///
+    /// # Errors
+    ///
+    /// If an invariant was broken.
+    pub fn end_epoch(&mut self, leader: usize) -> Outcome<bool> {
+        let node = &mut self.cluster.nodes[leader];
+        let now = node.clock.local(self.cluster.now);
+        let Some(replica) = &mut node.replica else {
+            return Ok(false);
+        };
+        let members = replica.status().membership.members;
+        let context = Bytes::from_static(b"the next epoch");
+        let begun = replica.reconfigure(now, members, None, context).is_ok();
+        self.cluster.drain(leader)?;
+        Ok(begun)
     }
 
     /// Goes on for this long.
@@ -224,6 +307,11 @@ fn established(cluster: &Cluster, node: usize) -> Option<Ballot> {
     }
 }
 
+fn epoch(cluster: &Cluster, node: usize) -> Option<Epoch> {
+    let replica = cluster.nodes[node].replica.as_ref();
+    replica.map(|replica| replica.status().membership.epoch)
+}
+
 fn is_at(cluster: &Cluster, node: usize, moment: Moment) -> bool {
     let role = cluster.nodes[node].role;
     let sent = |kind| cluster.seen.last == Some((node, kind));
@@ -245,6 +333,19 @@ fn is_at(cluster: &Cluster, node: usize, moment: Moment) -> bool {
         Moment::Writing => established(cluster, node).is_some() && writes,
         Moment::Confirming => {
             established(cluster, node).is_some() && !cluster.nodes[node].questions.is_empty()
+        }
+        Moment::Stopping => sent(Kind::Stop),
+        Moment::StopDecided => {
+            let others = 0..cluster.nodes.len();
+            let behind = |other| epoch(cluster, other) < epoch(cluster, node);
+            others.into_iter().any(behind)
+        }
+        Moment::NextEpoch => role == Role::Candidate && epoch(cluster, node) > Some(Epoch::FIRST),
+        Moment::Offering => sent(Kind::Offer),
+        Moment::Transferring => sent(Kind::Chunk),
+        Moment::Installing => {
+            let writing = |node: &Node| node.writing.as_ref().is_some_and(|batch| batch.restart);
+            cluster.nodes.iter().any(writing)
         }
     }
 }

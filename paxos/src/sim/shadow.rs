@@ -18,6 +18,8 @@ pub(crate) struct Shadow {
     first: Slot,
     /// None for what was accepted and the disk has lost.
     log: VecDeque<Option<Entry>>,
+    /// The disk was damaged once: its node may not know all that is here.
+    damaged: bool,
 }
 
 impl Shadow {
@@ -31,7 +33,13 @@ impl Shadow {
             decided: Slot::NONE,
             first: Slot(1),
             log: VecDeque::new(),
+            damaged: false,
         }
+    }
+
+    /// Whether the node may not know all that it once wrote.
+    pub(crate) fn was_damaged(&self) -> bool {
+        self.damaged
     }
 
     pub(crate) fn membership(&self) -> &Membership {
@@ -48,6 +56,11 @@ impl Shadow {
 
     pub(crate) fn first(&self) -> Slot {
         self.first
+    }
+
+    /// Up to here the disk knows what is decided.
+    pub(crate) fn decided(&self) -> Slot {
+        self.decided
     }
 
     /// The last slot that is in the snapshot.
@@ -110,6 +123,7 @@ impl Shadow {
 
     /// The disk was damaged: the node goes on from what its store recovered. Its promises stand.
     pub(crate) fn lose_to(&mut self, recovered: &Recovered) {
+        self.damaged = true;
         self.snapshot = recovered.snapshot.clone();
         self.decided = recovered.decided;
         let end = self.end();

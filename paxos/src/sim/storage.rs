@@ -2,6 +2,7 @@
 //! what the simulator knows about its health.
 
 use crate::membership::Membership;
+use crate::planted::Planted;
 use crate::sim::files::SimFiles;
 use crate::store::{FileStore, IncomingSnapshot, LogStore, Scrub, StoreError};
 use crate::types::{CellId, Identity, Incarnation, NodeId, Recovered, SnapshotMeta};
@@ -65,8 +66,16 @@ impl Storage {
     }
 
     /// Opens the store, as a process does that starts.
-    pub(super) fn open(&mut self, node: NodeId) -> Result<Recovered, StoreError> {
-        let store = FileStore::open_in(self.files.clone(), CELL, node)?;
+    pub(super) fn open(
+        &mut self,
+        node: NodeId,
+        planted: Option<Planted>,
+    ) -> Result<Recovered, StoreError> {
+        let files = self.files.clone();
+        let store = match planted {
+            Some(bug) => FileStore::open_planted(files, CELL, node, bug)?,
+            None => FileStore::open_in(files, CELL, node)?,
+        };
         let store = store.with_segment_bytes(SEGMENT_BYTES);
         let recovered = store.load()?;
         self.scrub = Scrub::default();

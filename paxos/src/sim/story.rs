@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// How many of the last ordinary steps are told; the landmarks are told all.
-const STEPS_TOLD: usize = 120;
+const STEPS_TOLD: usize = 300;
 
-/// Shared with the caller, so that it survives a panic of the run.
-#[derive(Clone)]
-pub(super) struct Story(Option<Rc<RefCell<Lines>>>);
+/// What is told of a run. Shared with the caller, so that it survives a panic of the run.
+#[derive(Clone, Debug)]
+pub struct Story(Option<Rc<RefCell<Lines>>>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Lines {
     number: u64,
     landmarks: Vec<(u64, String)>,
@@ -19,26 +19,31 @@ struct Lines {
 }
 
 impl Story {
-    pub(super) fn silent() -> Story {
+    /// Nobody listens.
+    #[must_use]
+    pub fn silent() -> Story {
         Story(None)
     }
 
-    pub(super) fn told() -> Story {
+    /// To be told.
+    #[must_use]
+    pub fn told() -> Story {
         Story(Some(Rc::default()))
     }
 
-    /// Tells an ordinary step.
-    pub(super) fn step(&self, now: u64, line: impl FnOnce() -> String) {
+    /// Tells an ordinary step, at this time in microseconds.
+    pub fn step(&self, now: u64, line: impl FnOnce() -> String) {
         self.add(now, line, false);
     }
 
-    /// Tells something that explains what follows: a fault, a change of role.
-    pub(super) fn landmark(&self, now: u64, line: impl FnOnce() -> String) {
+    /// Tells something that explains what follows: a fault, a change of role, a grant.
+    pub fn landmark(&self, now: u64, line: impl FnOnce() -> String) {
         self.add(now, line, true);
     }
 
     /// All landmarks and the last steps, in order.
-    pub(super) fn lines(&self) -> Vec<String> {
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
         let Some(lines) = &self.0 else {
             return Vec::new();
         };
@@ -66,23 +71,35 @@ impl Story {
 }
 
 /// A hash over everything that happened, in order.
-#[derive(Clone, Copy)]
-pub(super) struct TraceHash(u64);
+#[derive(Clone, Copy, Debug)]
+pub struct TraceHash(u64);
 
-impl TraceHash {
-    pub(super) fn new() -> TraceHash {
+impl Default for TraceHash {
+    fn default() -> TraceHash {
         TraceHash(0xcbf2_9ce4_8422_2325)
     }
+}
 
-    pub(super) fn add(&mut self, number: u64) {
+impl TraceHash {
+    /// A number.
+    pub fn add(&mut self, number: u64) {
         self.0 = (self.0.rotate_left(5) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 
-    pub(super) fn add_bytes(&mut self, bytes: &[u8]) {
-        self.add(u64::from(crc32c::crc32c(bytes)) << 32 | bytes.len() as u64);
+    /// Bytes.
+    pub fn add_bytes(&mut self, bytes: &[u8]) {
+        let mut words = bytes.chunks_exact(8);
+        for word in &mut words {
+            self.add(u64::from_le_bytes(word.try_into().unwrap_or_default()));
+        }
+        for byte in words.remainder() {
+            self.add(u64::from(*byte));
+        }
     }
 
-    pub(super) fn value(self) -> u64 {
+    /// The hash so far.
+    #[must_use]
+    pub fn value(self) -> u64 {
         self.0
     }
 }

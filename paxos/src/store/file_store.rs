@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::membership::Membership;
+use crate::planted::Plant;
 use crate::store::error::StoreError;
 use crate::store::files::Files;
 use crate::store::identity::{IDENTITY_FILE, Record, is_temporary};
@@ -129,6 +130,29 @@ impl<F: Files> FileStore<F> {
     /// # Errors
     /// If there is none, or it is another's, of another version, copied, damaged, or in use.
     pub fn open_in(files: F, cell: CellId, node: NodeId) -> Result<FileStore<F>, StoreError> {
+        FileStore::open_with(files, cell, node, Plant::default())
+    }
+
+    /// As [`FileStore::open_in`], with a bug, to show that a test finds it.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(feature = "sim")]
+    pub fn open_planted(
+        files: F,
+        cell: CellId,
+        node: NodeId,
+        bug: crate::planted::Planted,
+    ) -> Result<FileStore<F>, StoreError> {
+        FileStore::open_with(files, cell, node, Plant::new(bug))
+    }
+
+    fn open_with(
+        files: F,
+        cell: CellId,
+        node: NodeId,
+        plant: Plant,
+    ) -> Result<FileStore<F>, StoreError> {
         let (lock, mut record) = open_identity(&files)?;
         let identity = record.identity;
         if identity.cell != cell {
@@ -144,12 +168,12 @@ impl<F: Files> FileStore<F> {
             });
         }
         record.check_place(&files)?;
-        let mut recovery = recover(&files, identity.incarnation, record.sequence)?;
+        let mut recovery = recover(&files, identity.incarnation, record.sequence, plant)?;
         let snapshots = Snapshots::new(files.clone());
         let base_changed = restart::choose_snapshot(&snapshots, &mut recovery)?;
         snapshots.remove_unfinished()?;
         let covered = recovery.base.covered();
-        let (mut writer, index, mut report) = Writer::go_on(recovery, identity.incarnation)?;
+        let (mut writer, index, mut report) = Writer::go_on(recovery, identity.incarnation, plant)?;
         if base_changed {
             writer.change_base();
         }

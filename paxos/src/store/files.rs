@@ -111,6 +111,10 @@ pub trait DataFile: Debug + Send + Sync + 'static {
     /// If it cannot be had.
     fn inode(&self) -> io::Result<u64>;
 
+    /// Lets go of what is kept of the file in memory, so that the next read comes from the disk.
+    /// Advice: what is not on the disk yet stays.
+    fn forget_cached(&self) {}
+
     /// Writes all of the bytes.
     ///
     /// # Errors

@@ -93,6 +93,11 @@ impl<H> Index<H> {
         self.oldest + (self.segments.len() as u32).saturating_sub(1)
     }
 
+    /// All segments, the oldest first.
+    pub(super) fn segments(&self) -> impl Iterator<Item = &Segment<H>> {
+        self.segments.iter()
+    }
+
     pub(super) fn segment(&self, number: u32) -> Option<&Segment<H>> {
         let index = number.checked_sub(self.oldest)?;
         self.segments.get(index as usize)

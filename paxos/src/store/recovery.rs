@@ -9,6 +9,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::planted::{Plant, Planted};
 use crate::store::error::StoreError;
 use crate::store::files::{DataFile, Files, is_unreadable};
 use crate::store::frame::{Base, Header, Numbers, Parts, SECTOR_BYTES, take_apart};
@@ -54,6 +55,7 @@ struct Replay<'a, F: Files> {
     misplaced: u64,
     suspects: Vec<Suspect>,
     report: Report,
+    plant: Plant,
 }
 
 /// A damaged place. Whether it matters is known in the end.
@@ -68,6 +70,7 @@ pub(super) fn recover<F: Files>(
     files: &F,
     incarnation: Incarnation,
     at_least: u64,
+    plant: Plant,
 ) -> Result<Recovery<F>, StoreError> {
     let names = files.list();
     let names = names.map_err(|source| StoreError::io(files.path(""), source))?;
@@ -90,6 +93,7 @@ pub(super) fn recover<F: Files>(
         misplaced: 0,
         suspects: Vec::new(),
         report: Report::default(),
+        plant,
     };
     let mut extent = Extent::default();
     for sequence in segments {
@@ -149,7 +153,7 @@ impl<F: Files> Replay<'_, F> {
             let present = end.min(bytes.len());
             if newest && is_torn(&bytes[begin..present], &header) {
                 let next = find(&bytes, end, self.incarnation, self.expected + 1);
-                if next.is_none() {
+                if next.is_none() && !self.plant.has(Planted::TornTaken) {
                     torn = true;
                     break;
                 }
@@ -158,6 +162,10 @@ impl<F: Files> Replay<'_, F> {
                 self.damaged(&name, used as u64, None);
             }
             let parts = take_apart(&header, self.scramble, &mut bytes[begin..present]);
+            if newest && parts.damaged && self.plant.has(Planted::DamageTaken) {
+                torn = true;
+                break;
+            }
             self.frame(number, &name, &header, parts);
             (used, last) = (end, begin);
             if end > bytes.len() {

@@ -20,7 +20,10 @@ pub(super) fn choose_snapshot<F: Files>(
     let Some(wanted) = recovery.base.snapshot.clone() else {
         return Ok(false);
     };
-    if verified(snapshots, wanted.slot)?.as_ref() == Some(&wanted) {
+    if let Some((meta, header_damaged)) = verified(snapshots, wanted.slot)?
+        && meta == wanted
+    {
+        recovery.report.harmless += u64::from(header_damaged);
         return Ok(false);
     }
     let (file, slot) = (snapshots.path(wanted.slot), None);
@@ -35,7 +38,7 @@ pub(super) fn choose_snapshot<F: Files>(
     others.retain(|slot| slot.next() >= first && *slot <= decided && *slot != wanted.slot);
     recovery.base.snapshot = None;
     for slot in others.into_iter().rev() {
-        recovery.base.snapshot = verified(snapshots, slot)?;
+        recovery.base.snapshot = verified(snapshots, slot)?.map(|(meta, _)| meta);
         if recovery.base.snapshot.is_some() {
             return Ok(true);
         }
@@ -63,14 +66,15 @@ pub(super) fn check_snapshot<F: Files>(
     })
 }
 
-/// The meta of a snapshot, if all of it is right.
+/// The meta of a snapshot, if all of it is right, but perhaps for one of the two copies of its
+/// header; and whether that is damaged.
 fn verified<F: Files>(
     snapshots: &Snapshots<F>,
     slot: Slot,
-) -> Result<Option<SnapshotMeta>, StoreError> {
+) -> Result<Option<(SnapshotMeta, bool)>, StoreError> {
     let checked = snapshots.open(slot).and_then(|snapshot| {
         snapshot.verify()?;
-        Ok(snapshot.meta().clone())
+        Ok((snapshot.meta().clone(), snapshot.header_damaged()))
     });
     match checked {
         Ok(meta) => Ok(Some(meta)),

@@ -22,12 +22,12 @@ impl Scramble {
             rest = tail;
             index += 1;
         }
-        let mut words = rest.chunks_exact_mut(8);
-        for word in &mut words {
-            xor(word, &self.word(index).to_le_bytes());
+        let (words, tail) = rest.as_chunks_mut::<8>();
+        for word in words {
+            *word = (u64::from_le_bytes(*word) ^ self.word(index)).to_le_bytes();
             index += 1;
         }
-        xor(words.into_remainder(), &self.word(index).to_le_bytes());
+        xor(tail, &self.word(index).to_le_bytes());
     }
 
     fn word(self, index: u64) -> u64 {

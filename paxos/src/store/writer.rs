@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::membership::Membership;
+use crate::planted::{Plant, Planted};
 use crate::store::error::StoreError;
 use crate::store::files::{DataFile, Files};
 use crate::store::frame::{self, Base, Header, Numbers, RecordAt};
@@ -35,6 +36,7 @@ pub(super) struct Writer<F: Files> {
     frame: Vec<u8>,
     /// Why nothing more is written.
     failed: Option<StoreError>,
+    plant: Plant,
 }
 
 /// A frame that is durable.
@@ -83,6 +85,7 @@ impl<F: Files> Writer<F> {
             segment_bytes: 0,
             frame: Vec::new(),
             failed: None,
+            plant: Plant::default(),
         };
         writer.append(files, numbers, &[])?;
         writer.segment_bytes = SEGMENT_BYTES;
@@ -93,6 +96,7 @@ impl<F: Files> Writer<F> {
     pub(super) fn go_on(
         recovery: Recovery<F>,
         incarnation: Incarnation,
+        plant: Plant,
     ) -> Result<GoneOn<F>, StoreError> {
         let index = recovery.index;
         let newest = index.segment(index.newest());
@@ -110,6 +114,7 @@ impl<F: Files> Writer<F> {
             segment_bytes: SEGMENT_BYTES,
             frame: Vec::new(),
             failed: None,
+            plant,
         };
         Ok((writer, index, recovery.report))
     }
@@ -222,7 +227,12 @@ impl<F: Files> Writer<F> {
             }
         }
         self.segment.write_all_at(self.extent.used, &self.frame)?;
-        self.segment.sync()?;
+        let synced = self.segment.sync();
+        if synced.is_err() && self.plant.has(Planted::SyncRetried) {
+            self.segment.sync()?;
+        } else {
+            synced?;
+        }
         self.extent.used = end;
         Ok(())
     }

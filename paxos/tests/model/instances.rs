@@ -147,6 +147,11 @@ pub(crate) fn found() -> Vec<(Instance, Fault)> {
             Fault::TwoValues,
         ),
         find(Planted::AckOfOlderBallot, "11/1/1/0/0/q", Fault::NotDurable),
+        find(
+            Planted::EchoOfOlderBallot,
+            "112/1/0/2/0/iq",
+            Fault::StaleConfirm,
+        ),
         find(Planted::AckNotSynced, "12/1/1/0/0/q", Fault::TwoValues),
         find(Planted::LongestLog, "123/3/0/0/0/iq", Fault::TwoValues),
         find(

@@ -89,7 +89,7 @@ fn find_all(planted: Vec<(Instance, Fault)>) {
     let _alone = ONE_AT_A_TIME.lock();
     println!("{TABLE_HEAD}");
     for (instance, expected) in planted {
-        let bug = instance.planted;
+        let (bug, name) = (instance.planted, instance.name);
         // One thread searches breadth first, so what it finds is shortest.
         let outcome = instance.check(1);
         let (fault, path) = outcome
@@ -98,7 +98,21 @@ fn find_all(planted: Vec<(Instance, Fault)>) {
         println!("{bug:?}: {}, in {} steps:", fault.property(), path.len());
         println!("  {}", path.join("\n  "));
         assert_eq!(fault, expected, "{bug:?}");
+        let bug = bug.map(|bug| format!("{bug:?}")).unwrap_or_default();
+        assert_documented(&bug, name, fault, path.len());
     }
+}
+
+/// The table of what was found is what a reader is told.
+fn assert_documented(bug: &str, instance: &str, fault: Fault, steps: usize) {
+    let document = include_str!("../../../docs/model-checking.md");
+    let begin = format!("| `{bug}`");
+    let row = format!("| `{instance}` | {} | {steps} |", fault.property());
+    let mut rows = document.lines().filter(|line| line.starts_with(&begin));
+    assert!(
+        rows.any(|line| line.contains(&row)),
+        "docs/model-checking.md does not tell of `{bug}`: {row}"
+    );
 }
 
 /// What these rules prevent, another rule prevents as well.

@@ -53,9 +53,10 @@ impl AcknowledgedSurvives {
     }
 
     /// A write is about to reach a disk: it may not remove what is decided, unless it puts the
-    /// same back.
+    /// same back. What it has learnt and its disk then damaged it need not keep, as long as nobody
+    /// counts on it: neither has it acknowledged that, nor does it lead.
     pub(crate) fn on_write(
-        &self,
+        &mut self,
         node: NodeId,
         disk: &Shadow,
         batch: &WriteBatch,
@@ -66,6 +67,9 @@ impl AcknowledgedSurvives {
             Some(from) => from,
             None => return Ok(()),
         };
+        let ballot = disk.accepted();
+        let spoken = *self.spoken.of(node);
+        let counts = |slot| ballot.node == node || spoken.0 == ballot && slot <= spoken.1;
         let covered = batch.snapshot.as_ref().map_or(Slot::NONE, |meta| meta.slot);
         let from = removed.max(covered.next());
         for slot in from.0..=disk.end().0.min(decided.count()) {
@@ -74,7 +78,8 @@ impl AcknowledgedSurvives {
             let first = batch.entries.first().map_or(slot, |entry| entry.slot);
             let put = slot.0.checked_sub(first.0);
             let put = put.and_then(|index| batch.entries.get(index as usize));
-            if held == decided.get(slot) && put != held {
+            let kept = slot <= disk.decided() || counts(slot);
+            if kept && held == decided.get(slot) && put != held {
                 let detail = format!("node {node} removes {held:?}, which is decided");
                 return Err(Violation::of(Check::Acknowledged, detail));
             }

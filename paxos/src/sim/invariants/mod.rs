@@ -18,7 +18,7 @@ pub mod same_state;
 pub mod snapshots;
 pub mod stop;
 
-use std::fmt;
+pub use crate::sim::violation::Violation;
 
 use crate::message::Body;
 use crate::sim::coverage::{Check, Coverage};
@@ -27,28 +27,9 @@ use crate::sim::invariants::same_state::StateHash;
 use crate::sim::shadow::Shadow;
 use crate::types::{Ballot, Entry, NodeId, Recovered, Slot, SnapshotMeta, WriteBatch};
 
-/// An invariant that was broken, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// The name of the invariant.
-    pub invariant: &'static str,
-    /// What contradicts it.
-    pub detail: String,
-}
-
 impl Violation {
-    pub(super) fn new(invariant: &'static str, detail: String) -> Violation {
-        Violation { invariant, detail }
-    }
-
     pub(super) fn of(check: Check, detail: String) -> Violation {
         Violation::new(check.words(), detail)
-    }
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "broken: {}: {}", self.invariant, self.detail)
     }
 }
 

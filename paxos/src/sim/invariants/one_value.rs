@@ -9,7 +9,7 @@ use std::fmt;
 use crate::limits::MEMBERS_MAX;
 use crate::membership::Membership;
 use crate::sim::coverage::{Check, Coverage};
-use crate::sim::invariants::{Violation, epochs::Epochs};
+use crate::sim::invariants::{PerNode, Violation, epochs::Epochs};
 use crate::sim::network::NODES_MAX;
 use crate::sim::shadow::Shadow;
 use crate::types::{Ballot, Entry, EntryKind, NodeId, Slot};
@@ -20,6 +20,8 @@ pub struct OneValue {
     decided: Vec<Entry>,
     /// The logs of all ballots, the newest last.
     logs: Vec<BallotLog>,
+    /// What each node's disk had promised when it was last written to.
+    promised: PerNode<Ballot>,
     /// For each command proposed, the slot for which it was decided.
     proposed: Vec<Option<Slot>>,
     highest: Ballot,
@@ -98,11 +100,15 @@ impl OneValue {
             let detail = format!("node {node} holds a log of {ballot}, which nobody began");
             return Err(Violation::of(Check::Epochs, detail));
         };
+        let before = std::mem::replace(self.promised.of(node), disk.promised());
         let log = self.log_of(ballot);
         let end = &mut log.ends[node.0 as usize];
-        *end = disk.end().max(*end);
+        if before <= ballot {
+            *end = held_under(ballot, disk, *end);
+        }
         // What a quorum holds, this disk may not hold all of: the rest is counted later.
-        let decided = log.held_by(members).min(disk.end());
+        let own = (*end).min(disk.end());
+        let decided = log.held_by(members).min(own);
         if decided <= log.counted {
             return Ok(());
         }
@@ -195,6 +201,18 @@ impl OneValue {
     }
 }
 
+/// How far a disk holds the log of its accepted ballot, of which it was known to hold `known`.
+///
+/// A follower goes on learning what is decided under a later ballot before its log comes under
+/// that; once it has promised the later one, nothing more of its log was accepted under this.
+fn held_under(ballot: Ballot, disk: &Shadow, known: Slot) -> Slot {
+    let mut end = disk.end();
+    while end > known && disk.origin(end).is_some_and(|origin| origin > ballot) {
+        end = end.previous();
+    }
+    end.max(known)
+}
+
 /// Two entries of the same slot, both of them decided, are the same.
 fn agree(known: &Entry, entry: &Entry, by: &dyn fmt::Display) -> Result<(), Violation> {
     if known == entry {
@@ -202,4 +220,53 @@ fn agree(known: &Entry, entry: &Entry, by: &dyn fmt::Display) -> Result<(), Viol
     }
     let detail = format!("{by} has {entry:?}, but decided is {known:?}");
     Err(Violation::of(Check::OneValue, detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Epoch, PersistId, WriteBatch};
+    use bytes::Bytes;
+
+    fn ballot(round: u64) -> Ballot {
+        Ballot {
+            epoch: Epoch(1),
+            round,
+            node: NodeId(1),
+        }
+    }
+
+    fn log(slots: std::ops::RangeInclusive<u64>, round: u64) -> Vec<Entry> {
+        let entry = |slot| {
+            let payload = Bytes::from(round.to_le_bytes().to_vec());
+            Entry::new(Slot(slot), ballot(round), EntryKind::Command, payload)
+        };
+        slots.map(entry).collect()
+    }
+
+    fn write(disk: &mut Shadow, promised: u64, accepted: u64, entries: Vec<Entry>) {
+        disk.write(&WriteBatch {
+            id: PersistId(1),
+            promised: Some(ballot(promised)),
+            accepted: Some(ballot(accepted)),
+            membership: None,
+            snapshot: None,
+            restart: false,
+            keep_from: Slot(1),
+            truncate_from: None,
+            entries,
+            decided: Slot::NONE,
+        });
+    }
+
+    #[test]
+    fn what_a_follower_learns_of_a_later_ballot_was_not_accepted_under_an_earlier_one() {
+        let membership = Membership::first((1..=3).map(NodeId)).unwrap();
+        let mut disk = Shadow::new(membership);
+        write(&mut disk, 1, 1, log(1..=4, 1));
+        assert_eq!(held_under(ballot(1), &disk, Slot(2)), Slot(4));
+        write(&mut disk, 1, 1, log(5..=9, 2));
+        assert_eq!(held_under(ballot(1), &disk, Slot(4)), Slot(4));
+        assert_eq!(held_under(ballot(2), &disk, Slot(4)), Slot(9));
+    }
 }

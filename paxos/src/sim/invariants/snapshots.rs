@@ -1,5 +1,5 @@
-//! A snapshot is the state at its slot, is never older than what it replaces, and nothing is cut
-//! off a log that a durable snapshot does not hold.
+//! A snapshot is the state at its slot, is never older than what it replaces, nothing is cut off a
+//! log that a durable snapshot does not hold, and what follows it in a log followed its last entry.
 //!
 //! (Chandra, Griesemer, Redstone, *Paxos Made Live*, 2007, section 5.5: the log is cut only once
 //! the snapshot is known to be good. An older one was installed in etcd issue 18055.)
@@ -33,6 +33,7 @@ pub(crate) fn on_batch(
 ) -> Result<(), Violation> {
     if let Some(meta) = &batch.snapshot {
         check_meta(node, meta, decided)?;
+        check_tail(node, meta, batch, disk)?;
     }
     let new = batch.snapshot.as_ref().map_or(Slot::NONE, |meta| meta.slot);
     let covered = disk.covered().max(new);
@@ -47,6 +48,25 @@ pub(crate) fn on_batch(
         return Err(Violation::of(Check::Snapshots, detail));
     }
     Ok(())
+}
+
+/// What stays in a log behind a snapshot has followed the snapshot's last entry there. A node that
+/// cannot read its own entry does not know, and keeps what it has acknowledged.
+fn check_tail(
+    node: NodeId,
+    meta: &SnapshotMeta,
+    batch: &WriteBatch,
+    disk: &Shadow,
+) -> Result<(), Violation> {
+    let truncated = batch.truncate_from.is_some_and(|from| from <= meta.slot);
+    let cut = batch.restart || truncated || disk.was_damaged();
+    match disk.entry(meta.slot) {
+        Some(entry) if !cut && entry.origin != meta.origin => {
+            let detail = format!("node {node} keeps what followed {entry:?} behind {meta:?}");
+            Err(Violation::of(Check::Snapshots, detail))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_meta(node: NodeId, meta: &SnapshotMeta, decided: &OneValue) -> Result<(), Violation> {

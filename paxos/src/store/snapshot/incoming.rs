@@ -26,7 +26,7 @@ impl<F: Files> IncomingSnapshot<F> {
         let path = files.path(&name);
         let failed = |source| StoreError::io(path.clone(), source);
         let started = match files.open(&name) {
-            Ok(file) if matches!(read_headers(&file), Ok(Some(found)) if found == meta) => {
+            Ok(file) if matches!(read_headers(&file), Ok(Some((found, _))) if found == meta) => {
                 Some(file)
             }
             _ => None,

@@ -201,21 +201,23 @@ fn write_headers(file: &impl DataFile, meta: &SnapshotMeta) -> std::io::Result<(
         .try_for_each(|offset| file.write_all_at(*offset, &header))
 }
 
-/// What the file says that it holds, if either copy of its header is right.
-fn read_headers(file: &impl DataFile) -> Result<Option<SnapshotMeta>, StoreError> {
+/// What the file says that it holds, if either copy of its header is right; and whether the other
+/// one is not.
+fn read_headers(file: &impl DataFile) -> Result<Option<(SnapshotMeta, bool)>, StoreError> {
     let mut header = vec![0; HEADER_BYTES];
-    let mut other_version = None;
+    let (mut right, mut other_version) = (Vec::new(), None);
     for offset in HEADERS_AT {
         // A copy that cannot be read is no worse than one that is damaged.
         let read = file.read_full_at(offset, &mut header).unwrap_or(0);
         match decode_header(&header[..read]) {
-            Some(Ok(meta)) => return Ok(Some(meta)),
+            Some(Ok(meta)) => right.push(meta),
             Some(Err(version)) => other_version = Some(version),
             None => {}
         }
     }
-    match other_version {
-        Some(found) => Err(StoreError::WrongVersion { found }),
-        None => Ok(None),
+    let damaged = right.len() < HEADERS_AT.len() || right.first() != right.last();
+    match (right.into_iter().next(), other_version) {
+        (None, Some(found)) => Err(StoreError::WrongVersion { found }),
+        (meta, _) => Ok(meta.map(|meta| (meta, damaged))),
     }
 }

@@ -17,6 +17,8 @@ pub struct SnapshotReader<F: Files> {
     file: F::File,
     path: PathBuf,
     meta: SnapshotMeta,
+    /// One of the two headers is damaged, which does no harm.
+    header_damaged: bool,
 }
 
 impl<F: Files> SnapshotReader<F> {
@@ -38,11 +40,21 @@ impl<F: Files> SnapshotReader<F> {
             }
             file => file.map_err(|source| StoreError::io(path.clone(), source))?,
         };
-        let Some(meta) = read_headers(&file)? else {
+        let Some((meta, header_damaged)) = read_headers(&file)? else {
             let what = "the snapshot's header is damaged";
             return Err(StoreError::Snapshot { path, what });
         };
-        Ok(SnapshotReader { file, path, meta })
+        Ok(SnapshotReader {
+            file,
+            path,
+            meta,
+            header_damaged,
+        })
+    }
+
+    /// Whether one of the two copies of its header is damaged.
+    pub(in crate::store) fn header_damaged(&self) -> bool {
+        self.header_damaged
     }
 
     /// What it is a snapshot of.
@@ -66,6 +78,11 @@ impl<F: Files> SnapshotReader<F> {
             read.extend_from_slice(&wanted[..wanted.len().min(bytes - read.len())]);
         }
         Ok(read.into())
+    }
+
+    /// Has it read from the disk, not from memory: see [`DataFile::forget_cached`].
+    pub(in crate::store) fn forget_cached(&self) {
+        self.file.forget_cached();
     }
 
     /// Reads all of it.

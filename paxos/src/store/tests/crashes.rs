@@ -1,9 +1,7 @@
 //! Thousands of random batches with crashes, against a simple model.
 
-use rand::{RngExt, SeedableRng};
-use rand_pcg::Pcg64Mcg;
-
 use super::*;
+use crate::sim::Dice;
 
 /// What a store should hold, kept the simple way.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,7 +73,7 @@ impl Model {
 }
 
 /// Draws a batch such as a replica may give out.
-fn draw(dice: &mut Pcg64Mcg, model: &Model, store: &SimStore) -> WriteBatch {
+fn draw(dice: &mut Dice, model: &Model, store: &SimStore) -> WriteBatch {
     let recovered = &model.recovered;
     let (mut end, decided) = (model.end(), recovered.decided.0);
     let mut batch = WriteBatch {
@@ -84,21 +82,21 @@ fn draw(dice: &mut Pcg64Mcg, model: &Model, store: &SimStore) -> WriteBatch {
         ..batch(Vec::new())
     };
     let mut round = recovered.promised.round;
-    if dice.random_bool(0.2) {
+    if dice.chance(0.2) {
         round += 1;
         batch.promised = Some(ballot(round));
-        batch.accepted = dice.random_bool(0.5).then(|| ballot(round));
+        batch.accepted = dice.chance(0.5).then(|| ballot(round));
     }
-    if dice.random_bool(0.02) {
-        let context = Bytes::from(vec![round as u8; dice.random_range(0..4000)]);
+    if dice.chance(0.02) {
+        let context = Bytes::from(vec![round as u8; dice.index(4000)]);
         batch.membership = Some(Membership {
             context,
             ..membership()
         });
     }
-    if dice.random_bool(0.03) {
+    if dice.chance(0.03) {
         // A snapshot of a peer, far ahead, or in the place of what is here.
-        let slot = if dice.random_bool(0.5) {
+        let slot = if dice.chance(0.5) {
             end + 5
         } else {
             decided.max(1)
@@ -106,26 +104,26 @@ fn draw(dice: &mut Pcg64Mcg, model: &Model, store: &SimStore) -> WriteBatch {
         batch.snapshot = Some(take_snapshot(store, slot, 100));
         batch.restart = true;
         (end, batch.decided) = (slot, Slot(slot));
-    } else if dice.random_bool(0.05) && decided > 0 {
+    } else if dice.chance(0.05) && decided > 0 {
         let covered = recovered.snapshot.as_ref().map_or(0, |meta| meta.slot.0);
-        let slot = dice.random_range(covered.max(1)..=decided);
+        let slot = dice.between(covered.max(1), decided);
         batch.snapshot = Some(take_snapshot(store, slot, 100));
-        batch.keep_from = Slot(dice.random_range(0..=slot + 3));
+        batch.keep_from = Slot(dice.between(0, slot + 3));
     }
-    if dice.random_bool(0.1) && end > batch.decided.0 {
-        let from = dice.random_range(batch.decided.0 + 1..=end);
+    if dice.chance(0.1) && end > batch.decided.0 {
+        let from = dice.between(batch.decided.0 + 1, end);
         batch.truncate_from = Some(Slot(from));
         end = from - 1;
     }
-    let count = dice.random_range(0..8_u64);
+    let count = dice.below(8);
     let mut first = end + 1;
-    if !batch.restart && dice.random_bool(0.05) && end >= recovered.first.0 {
+    if !batch.restart && dice.chance(0.05) && end >= recovered.first.0 {
         let least = batch.keep_from.max(recovered.first).0.min(end);
-        first = dice.random_range(least..=end);
+        first = dice.between(least, end);
     }
-    let sized = |dice: &mut Pcg64Mcg, slot| {
-        let bytes = if dice.random_bool(0.1) { 5000 } else { 60 };
-        let mut payload = vec![0; dice.random_range(0..bytes)];
+    let sized = |dice: &mut Dice, slot| {
+        let bytes = if dice.chance(0.1) { 5000 } else { 60 };
+        let mut payload = vec![0; dice.index(bytes)];
         payload
             .iter_mut()
             .step_by(7)
@@ -141,12 +139,12 @@ fn draw(dice: &mut Pcg64Mcg, model: &Model, store: &SimStore) -> WriteBatch {
         .map(|slot| sized(dice, slot))
         .collect();
     end = end.max((first + count).saturating_sub(1));
-    batch.decided = Slot(dice.random_range(batch.decided.0..=end.max(batch.decided.0)));
+    batch.decided = Slot(dice.between(batch.decided.0, end));
     batch
 }
 
 fn run(seed: u64, batches: usize) -> usize {
-    let mut dice = Pcg64Mcg::seed_from_u64(seed);
+    let mut dice = Dice::new(seed);
     let files = SimFiles::new(seed);
     let mut store = create(&files);
     let mut model = Model::new();
@@ -155,16 +153,16 @@ fn run(seed: u64, batches: usize) -> usize {
         let batch = draw(&mut dice, &model, &store);
         let before = model.clone();
         model.write(&batch);
-        if dice.random_bool(0.9) {
+        if dice.chance(0.9) {
             store.write(&batch).unwrap();
-            if dice.random_bool(0.1) {
+            if dice.chance(0.1) {
                 assert!(held(&store) == model, "seed {seed} step {step}");
             }
         } else {
-            files.stop_after(dice.random_range(0..9));
+            files.stop_after(dice.below(9));
             let done = store.write(&batch).is_ok();
             drop(store);
-            if dice.random_bool(0.3) {
+            if dice.chance(0.3) {
                 files.end_process();
             } else {
                 files.crash();
@@ -180,7 +178,7 @@ fn run(seed: u64, batches: usize) -> usize {
                 assert!(found == before, "seed {seed} step {step}: {batch:?}");
                 model = before;
             }
-            if dice.random_bool(0.3) {
+            if dice.chance(0.3) {
                 // Whatever a store has shown is there for good.
                 drop(store);
                 files.crash();
@@ -209,9 +207,9 @@ fn held(store: &SimStore) -> Model {
 }
 
 /// Opens the store; sometimes the machine stops while it is being opened.
-fn reopen_after_crashes(files: &SimFiles, dice: &mut Pcg64Mcg) -> SimStore {
-    while dice.random_bool(0.3) {
-        files.stop_after(dice.random_range(0..6));
+fn reopen_after_crashes(files: &SimFiles, dice: &mut Dice) -> SimStore {
+    while dice.chance(0.3) {
+        files.stop_after(dice.below(6));
         drop(open(files));
         files.crash();
     }

@@ -181,6 +181,34 @@ fn a_scrub_finds_what_nobody_reads() {
 }
 
 #[test]
+fn a_snapshot_that_is_replaced_during_a_scrub_is_not_reported_as_damaged() {
+    let files = SimFiles::new(1);
+    let store = create(&files);
+    store.write(&batch(entries(1..=60, 1))).unwrap();
+    let snapshot = |slot| WriteBatch {
+        snapshot: Some(take_snapshot(&store, slot, 200_000)),
+        ..decide(slot, slot + 1)
+    };
+    store.write(&snapshot(20)).unwrap();
+    let mut scrub = Scrub::default();
+    let mut step = || scrub.step(&store, 10_000).unwrap();
+    while step().bytes < 10_000 {}
+    store.write(&snapshot(40)).unwrap();
+    let replaced = step();
+    assert!(replaced.complete && !replaced.snapshot_damaged);
+    let mut read = 0;
+    loop {
+        let found = step();
+        read += found.bytes;
+        assert!(found.damaged.is_empty() && !found.snapshot_damaged);
+        if found.complete {
+            break;
+        }
+    }
+    assert!(read >= 200_000, "{read}");
+}
+
+#[test]
 fn reads_go_on_while_segments_are_written_and_removed() {
     let files = SimFiles::new(1);
     let store = create(&files);

@@ -1,10 +1,7 @@
 //! Disks that say that they wrote and did not, or wrote somewhere else.
 
-use rand::{RngExt, SeedableRng};
-use rand_pcg::Pcg64Mcg;
-
 use super::*;
-use crate::sim::DiskFault;
+use crate::sim::{Dice, DiskFault};
 
 #[test]
 fn a_sector_of_zeros_in_a_frame_that_another_follows_is_damage_and_no_torn_tail() {
@@ -136,13 +133,13 @@ fn an_older_entry_of_the_same_slot_in_the_place_of_the_newer_is_not_returned() {
 /// A few batches, one of which the disk does not write as it says; then others, a crash, and what
 /// the store says. Whether it was refused, and whether entries were lost.
 fn run(seed: u64, fault: DiskFault) -> (bool, bool) {
-    let mut dice = Pcg64Mcg::seed_from_u64(seed);
+    let mut dice = Dice::new(seed);
     let files = SimFiles::new(seed);
     let store = create(&files).with_segment_bytes(8192);
     let (mut end, mut round) = (0, 0);
-    let mut append = |dice: &mut Pcg64Mcg, store: &SimStore| {
-        let count = dice.random_range(0..20);
-        round += u64::from(dice.random_bool(0.3));
+    let mut append = |dice: &mut Dice, store: &SimStore| {
+        let count = dice.below(20);
+        round += u64::from(dice.chance(0.3));
         let next = WriteBatch {
             promised: Some(ballot(round)).filter(|_| round > 0),
             decided: Slot(end),
@@ -152,13 +149,13 @@ fn run(seed: u64, fault: DiskFault) -> (bool, bool) {
         end += count;
         (end, round)
     };
-    for _ in 0..dice.random_range(1..30) {
+    for _ in 0..dice.between(1, 29) {
         append(&mut dice, &store);
     }
     files.inject(fault, 0);
     append(&mut dice, &store);
     let (mut end, mut round) = (0, 0);
-    for _ in 0..dice.random_range(1..30) {
+    for _ in 0..dice.between(1, 29) {
         (end, round) = append(&mut dice, &store);
     }
     drop(store);

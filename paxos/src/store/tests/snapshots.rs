@@ -281,3 +281,26 @@ fn a_snapshot_that_cannot_be_written_harms_nothing_else() {
         take_snapshot(&store, 9, 10);
     }
 }
+
+#[test]
+fn a_damaged_header_beside_a_right_one_does_no_harm_and_is_told() {
+    let files = SimFiles::new(1);
+    let mut store = create(&files);
+    store.write(&batch(entries(1..=30, 1))).unwrap();
+    let cut = WriteBatch {
+        snapshot: Some(take_snapshot(&store, 20, 1000)),
+        ..decide(20, 21)
+    };
+    store.write(&cut).unwrap();
+    for copy in [0, 8 * 1024] {
+        let name = "snapshot-00000000000000000020.snap";
+        files.flip(name, copy + 20, 4).unwrap();
+        store = reopen(store, &files);
+        assert_eq!(store.report().harmless, 1);
+        assert_eq!(store.report().damaged, []);
+        assert_eq!(store.load().unwrap().snapshot, cut.snapshot);
+        files.flip(name, copy + 20, 4).unwrap();
+        store = reopen(store, &files);
+        assert_eq!(store.report().harmless, 0);
+    }
+}
