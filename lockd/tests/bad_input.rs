@@ -16,7 +16,7 @@ use lockd::init::{CellLayout, InitOptions, init};
 use lockd::server::config::NodeConfig;
 use lockd::server::{self, ServeError};
 use lockd_protocol::client::{ClientFrame, NodeFrame, Query};
-use lockd_protocol::limits::{CLIENT_ALPN, FRAME_BYTES_MAX, PEER_ALPN};
+use lockd_protocol::limits::{CLIENT_ALPN, CLIENT_PROTOCOL_VERSION, FRAME_BYTES_MAX, PEER_ALPN};
 use quinn::ConnectionError;
 use support::{PATIENCE, Raw, dial};
 
@@ -152,7 +152,7 @@ async fn another_version_or_cell_is_named_in_the_farewell() {
         (ClientFrame::Hello { version: 99, cell }, "version 99"),
         (
             ClientFrame::Hello {
-                version: 1,
+                version: CLIENT_PROTOCOL_VERSION,
                 cell: lockd_protocol::CellId([0xee; 16]),
             },
             "looks for cell eeee",

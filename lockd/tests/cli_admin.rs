@@ -97,7 +97,7 @@ fn listings_show_holder_queue_and_sessions_as_tables_and_as_json() {
 
     let who = json(&cell.run(&["who", "jobs/1", "--json"]));
     assert_eq!(who["holder"], locks[0]["holder"]);
-    let label = who["holder_label"].as_str().expect("a label");
+    let label = who["holders"][0]["label"].as_str().expect("a label");
     assert!(label.starts_with("lockd lock: sh"), "{label}");
     assert_eq!(who["waiters"].as_array().map(Vec::len), Some(1));
 
@@ -117,10 +117,11 @@ fn a_break_names_the_loser_and_a_mark_for_the_fence() {
     let holder = cell.lock(&["a"], "sleep 30");
     let locks = json(&cell.run(&["ls", "--json"]));
     let broken = json(&cell.run(&["break", "a", "--reason", "test", "--json"]));
-    assert_eq!(broken["holder"], locks[0]["holder"]);
-    assert_eq!(broken["token"], locks[0]["token"]);
+    let loser = &broken["holders"][0];
+    assert_eq!(loser["session"], locks[0]["holder"]);
+    assert_eq!(loser["token"], locks[0]["token"]);
     let number = |value: &Value| value.as_str().and_then(|text| text.parse::<u64>().ok());
-    assert!(number(&broken["fence"]) > number(&broken["token"]));
+    assert!(number(&broken["fence"]) > number(&loser["token"]));
     assert_eq!(Said::of(holder.wait()).code, 121);
 }
 

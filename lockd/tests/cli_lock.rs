@@ -43,6 +43,61 @@ fn the_command_is_told_its_lock_token_ticket_and_session() {
 }
 
 #[test]
+fn readers_run_side_by_side_and_a_writer_waits_for_them() {
+    let cell = Cell::start();
+    let mut reader = cell.lock(&["report", "--shared"], "echo reads; sleep 30");
+    assert_eq!(reader.line(), "reads");
+    let shared = ["lock", "report", "--shared", "--try", "--", "true"];
+    assert_eq!(cell.run(&shared).code, 0);
+    let alone = cell.run(&["lock", "report", "--try", "--", "true"]);
+    assert!(alone.one_line(120).contains("held by session"));
+    reader.signal(Signal::TERM);
+    reader.wait();
+}
+
+#[test]
+fn a_semaphore_lets_so_many_commands_run_at_a_time() {
+    let cell = Cell::start();
+    let script = "echo $LOCKD_TICKET; sleep 30";
+    let permit = || cell.lock(&["workers", "--permits", "2"], script);
+    let (mut one, mut two) = (permit(), permit());
+    let config = lockd_client::ClientConfig::load(&cell.config).expect("readable");
+    let verifier = config.verifier().expect("keys");
+    let fence = |line: String| verifier.verify(&line).expect("genuine").lock.to_string();
+    let mut fences = [fence(one.line()), fence(two.line())];
+    fences.sort_unstable();
+    assert_eq!(fences, ["workers#0", "workers#1"]);
+    let flags = ["--permits", "2", "--try", "--conflict-exit-code", "7"];
+    let third = cell.run(&[&["lock", "workers"], &flags[..], &["--", "true"]].concat());
+    third.one_line(7);
+    let other = ["lock", "workers", "--permits", "3", "--try", "--", "true"];
+    assert!(cell.run(&other).one_line(123).contains("2 permits"));
+    for process in [one, two] {
+        process.signal(Signal::TERM);
+        process.wait();
+    }
+}
+
+#[test]
+fn several_locks_are_held_together_and_the_command_is_told_each() {
+    let cell = Cell::start();
+    let script = "echo \"$LOCKD_GRANTS\"; sleep 30";
+    let mut both = cell.lock(&["account/1", "account/2"], script);
+    let grants: serde_json::Value = serde_json::from_str(&both.line()).expect("JSON");
+    assert_eq!(grants[0]["lock"], "account/1");
+    assert_eq!(grants[1]["lock"], "account/2");
+    assert_ne!(grants[0]["ticket"], grants[1]["ticket"]);
+    let one = cell.run(&["lock", "account/2", "account/3", "--try", "--", "true"]);
+    let said = one.one_line(120);
+    assert!(said.contains("account/2 and account/3"), "{said}");
+    let any = ["lock", "account/2", "account/3", "--any", "--try", "--"];
+    let any = cell.run(&[&any[..], &["sh", "-c", "echo $LOCKD_LOCK"]].concat());
+    assert_eq!(any.out, "account/3\n");
+    both.signal(Signal::TERM);
+    both.wait();
+}
+
+#[test]
 fn arguments_and_stdin_reach_the_command_untouched() {
     let cell = Cell::start();
     let echo = cell.run(&["lock", "a", "--", "echo", "$HOME", "*", "--try", "-n"]);

@@ -7,9 +7,8 @@ mod nodes;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::net::SocketAddr;
-use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
 
 use bytes::Bytes;
 use cli_support::{Process, Said, lockd, wait_until};
@@ -18,9 +17,11 @@ use lockd::server::config::NodeConfig;
 use lockd::state::command::{Batch, Command};
 use lockd_protocol::client::Operation;
 use lockd_protocol::{Millis, NodeId, Nonce, Sequence, SessionId};
-use nodes::{Load, Nodes};
+use nodes::{Load, Nodes, files};
 use paxos::store::{FileStore, LogStore as _};
-use paxos::{Ballot, Entry, EntryKind, Epoch, PersistId, Slot, WriteBatch};
+use paxos::{
+    Ballot, Entry, EntryKind, Epoch, Identity, Incarnation, Membership, PersistId, Slot, WriteBatch,
+};
 
 const NOT_ITSELF: i32 = 117;
 
@@ -114,6 +115,78 @@ fn a_node_of_another_cell_is_refused_and_ends() {
     });
 }
 
+#[test]
+fn a_node_of_another_cell_of_the_same_authority_is_refused_and_ends() {
+    let mut nodes = Nodes::started();
+    let own = NodeConfig::load(&nodes.home(1).join("node.toml")).expect("a configuration");
+    let options = PrepareOptions {
+        cell: nodes.layout.cell,
+        node: NodeId(9),
+        address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        members: own.member,
+    };
+    let (config, ..) = prepare(&nodes.root(), &options).expect("a node");
+    // Its certificate is right, and its data and its configuration are another cell's.
+    let text = fs::read_to_string(&config).expect("a configuration");
+    let text = text.replace(&nodes.layout.cell.to_string(), &"07".repeat(16));
+    fs::write(&config, text).expect("written");
+    let home = config.parent().expect("a directory").to_owned();
+    fs::remove_dir_all(home.join("data")).expect("removed");
+    let identity = Identity {
+        cell: paxos::CellId([7; 16]),
+        node: paxos::NodeId(9),
+        incarnation: Incarnation(9),
+    };
+    let created = FileStore::create(&home.join("data"), identity, &Membership::none());
+    drop(created.expect("a store"));
+    assert_eq!(nodes.run_to_end(&home, 9), NOT_ITSELF, "{}", nodes.log(9));
+    let log = nodes.log(9);
+    assert!(log.contains("a peer is of another cell"), "{log}");
+    assert!(
+        log.contains("the nodes that this one knows are of another cell"),
+        "{log}"
+    );
+    let log = nodes.log(1);
+    assert!(
+        log.contains("refusing a node") && log.contains("node 9 is of cell 0707"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_node_of_another_cell_says_so_at_the_first_refusal_and_goes_on_asking_the_others() {
+    let mut nodes = Nodes::started();
+    let other = init(&nodes.dir.path().join("other"), &InitOptions::default()).expect("a cell");
+    // Of the three that it is to look for the cell at, two say nothing at all.
+    let silent = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").expect("a socket"));
+    let mut members = NodeConfig::load(&nodes.home(1).join("node.toml"))
+        .expect("a configuration")
+        .member;
+    for (member, silent) in members.iter_mut().skip(1).zip(&silent) {
+        member.address = silent.local_addr().expect("bound");
+    }
+    let options = PrepareOptions {
+        cell: other.cell,
+        node: NodeId(9),
+        address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        members,
+    };
+    let made = prepare(&nodes.dir.path().join("other"), &options).expect("a node");
+    nodes.start_at(made.0.parent().expect("a directory"), 9);
+    wait_until("it says why it is refused", || {
+        nodes.log(9).contains("a peer is of another cell")
+    });
+    wait_until("it has asked the others, too", || {
+        nodes.log(9).matches("cannot reach a peer").count() >= 2
+    });
+    assert_eq!(nodes.has_ended(9), None, "one alone may be wrong itself");
+    let log = nodes.log(1);
+    assert!(
+        log.contains("the other side is not of this cell's authority"),
+        "{log}"
+    );
+}
+
 /// As if the cell had decided this while the node of `home` was up: sessions that come and go.
 fn write_history(nodes: &Nodes, node: u64, entries: u64) {
     let data = nodes.home(node).join("data");
@@ -200,32 +273,6 @@ fn a_node_that_missed_twenty_thousand_entries_catches_up_through_a_snapshot_unde
     load.finish();
 }
 
-fn files(home: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(home.join("data")).expect("a directory");
-    let mut files: Vec<PathBuf> = entries
-        .map(|entry| entry.expect("an entry").path())
-        .collect();
-    files.sort();
-    files
-}
-
-/// Changes bytes of a file in their place; once more, and they are what they were.
-fn flip(path: &Path, offset: u64, bytes: u64) {
-    let file = fs::File::options()
-        .read(true)
-        .write(true)
-        .open(path)
-        .expect("a file");
-    let end = fs::metadata(path)
-        .expect("a file")
-        .len()
-        .min(offset + bytes);
-    let mut changed = vec![0; (end - offset) as usize];
-    file.read_exact_at(&mut changed, offset).expect("read");
-    changed.iter_mut().for_each(|byte| *byte ^= 0x08);
-    file.write_all_at(&changed, offset).expect("written");
-}
-
 #[test]
 fn changed_bytes_in_any_file_are_repaired_by_the_others_or_the_node_asks_to_be_replaced() {
     let mut nodes = Nodes::new();
@@ -235,9 +282,8 @@ fn changed_bytes_in_any_file_are_repaired_by_the_others_or_the_node_asks_to_be_r
     }
     nodes.wait_for_leader();
     let load = Load::start(&nodes.layout.clients[0]);
-    let has_snapshot = |file: &PathBuf| file.extension().is_some_and(|e| e == "snap");
     wait_until("there is a snapshot", || {
-        files(&nodes.home(3)).iter().any(has_snapshot)
+        !files::with_extension(&nodes.home(3), "snap").is_empty()
     });
     let (mut told, mut repaired, mut refused) = (0, 0, 0);
     let mut seen = BTreeSet::new();
@@ -246,16 +292,16 @@ fn changed_bytes_in_any_file_are_repaired_by_the_others_or_the_node_asks_to_be_r
             load.go_on(2);
             nodes.kill(3);
             let before = nodes.log(3).len();
-            let all = files(&nodes.home(3));
-            let Some(path) = all.get(at).filter(|path| length(path) > 0) else {
+            let all = files::of(&nodes.home(3));
+            let Some(path) = all.get(at).filter(|path| files::used(path) > 0) else {
                 nodes.start(3);
                 continue;
             };
             // One byte or a sector; at the beginning, further on, and where it was written last.
-            let offset = length(path) * (2 * place + 1) / 6;
-            let offset = offset.min(length(path).saturating_sub(100));
+            let offset = files::used(path) * (2 * place + 1) / 6;
+            let offset = offset.min(files::used(path).saturating_sub(100));
             let bytes = if place % 2 == 0 { 1 } else { 4096 };
-            flip(path, offset, bytes);
+            files::flip(path, offset, bytes);
             nodes.start(3);
             let others = [1, 2].map(|node| nodes.applied(node));
             let wanted = others[0].max(others[1]);
@@ -270,7 +316,7 @@ fn changed_bytes_in_any_file_are_repaired_by_the_others_or_the_node_asks_to_be_r
                 assert!(log.contains("replace"), "{}: {log}", path.display());
                 refused += 1;
                 // So that there is something for the next byte.
-                flip(path, offset, bytes);
+                files::flip(path, offset, bytes);
                 nodes.start(3);
             } else if log.contains("was repaired") || log.contains("installed a peer") {
                 repaired += 1;
@@ -290,11 +336,4 @@ fn changed_bytes_in_any_file_are_repaired_by_the_others_or_the_node_asks_to_be_r
     nodes.restart_all();
     load.go_on(20);
     load.finish();
-}
-
-/// How much of a file is in use: a log has room behind it.
-fn length(path: &PathBuf) -> u64 {
-    let bytes = fs::read(path).expect("a file");
-    let last = bytes.iter().rposition(|byte| *byte != 0);
-    last.map_or(0, |last| last as u64 + 1)
 }

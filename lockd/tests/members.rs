@@ -4,6 +4,7 @@ mod cli_support;
 mod nodes;
 
 use cli_support::wait_until;
+use nodes::ledger::{Crowd, Holdings};
 use nodes::{Load, Nodes};
 
 const REMOVED: i32 = 118;
@@ -70,9 +71,10 @@ fn a_client_with_an_old_list_finds_the_cell_as_long_as_one_address_works() {
 }
 
 #[test]
-fn a_node_that_was_killed_is_replaced_and_the_leader_removes_itself() {
+fn a_node_that_was_killed_is_replaced_and_the_leader_removes_itself_and_all_are_killed() {
     let mut nodes = Nodes::started();
-    let load = Load::start(&nodes.layout.clients[0]);
+    let mut holdings = Holdings::take(&nodes.layout.clients[0], 5);
+    let crowd = Crowd::start(&nodes.layout.clients[0], 4);
     let follower = nodes.leader() % 3 + 1;
     nodes.kill(follower);
     let (new, address) = nodes.prepare();
@@ -87,14 +89,37 @@ fn a_node_that_was_killed_is_replaced_and_the_leader_removes_itself() {
         &address,
     ];
     nodes.succeed(&replace);
-    load.go_on(20);
+    crowd.go_on(20);
+    nodes.restart_all();
+    crowd.go_on(20);
+    holdings.all_are_held();
+    // The one that was killed has not heard of it.
+    says_that_it_was_removed(&mut nodes, follower);
     let leader = nodes.leader();
     nodes.succeed(&["member", "remove", &leader.to_string()]);
     assert_eq!(nodes.wait_for_end(leader), REMOVED, "{}", nodes.log(leader));
-    load.go_on(20);
+    crowd.go_on(20);
+    nodes.restart_all();
+    crowd.go_on(20);
+    says_that_it_was_removed(&mut nodes, leader);
     let voters = nodes.voters();
     assert!(voters.len() == 2 && !voters.contains(&follower) && !voters.contains(&leader));
-    load.finish();
+    let seen = crowd.finish();
+    holdings.are_free(seen.names());
+    holdings.all_are_held();
+    holdings.release_all();
+}
+
+/// A node that was removed ends when it is started again, and says why.
+fn says_that_it_was_removed(nodes: &mut Nodes, node: u64) {
+    let (home, before) = (nodes.home(node), nodes.log(node).len());
+    let code = nodes.run_to_end(&home, node);
+    let log = nodes.log(node).split_off(before);
+    assert_eq!(code, REMOVED, "{log}");
+    assert!(
+        log.contains("lockd: this node has been removed from the cell"),
+        "{log}"
+    );
 }
 
 #[test]

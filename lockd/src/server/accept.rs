@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::acquaintance::Refusal;
 use super::core::clients::ConnectionId;
+use super::peers::is_of_tls;
 use super::shell::Shell;
 use super::{clock, tls, transport};
 use crate::limits::{CLIENT_CONNECTIONS_MAX, HANDSHAKE_TIMEOUT};
@@ -37,10 +38,11 @@ async fn serve_connection(shell: Rc<Shell>, incoming: Incoming) {
     };
     let connection = match handshake {
         Ok(connection) => connection,
-        Err(error) => {
-            tracing::info!(%address, %error, "a handshake failed");
-            return;
+        Err(error) if is_of_tls(&error) => {
+            let message = "a handshake failed: the other side is not of this cell's authority";
+            return tracing::warn!(%address, %error, message);
         }
+        Err(error) => return tracing::info!(%address, %error, "a handshake failed"),
     };
     let protocol = protocol_of(&connection);
     let speaks = |alpn: &[u8]| protocol.as_deref() == Some(alpn);

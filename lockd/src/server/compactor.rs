@@ -62,7 +62,10 @@ fn work(store: &FileStore, inbox: &Receiver<Compact>, stopped: &Receiver<()>, re
             }
             Err(Stop::Overtaken) => Done::NotTaken(CompactFailure::Overtaken),
             Err(Stop::DamagedSnapshot(reason)) => {
-                tracing::warn!(reason, "the last snapshot is damaged");
+                tracing::warn!(
+                    reason,
+                    "the last snapshot is damaged, or not there any more"
+                );
                 Done::NotTaken(CompactFailure::DamagedSnapshot)
             }
             Err(Stop::Diverged(slot)) => Done::Diverged(slot),

@@ -2,12 +2,17 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lockd_protocol::{CellId, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::core::compaction::CompactionBounds;
-use crate::limits::CONFIGURED_MEMBERS_MAX;
+use super::core::scrubbing::ScrubRate;
+use crate::limits::{
+    CONFIGURED_MEMBERS_MAX, SCRUB_BYTES_PER_SECOND_MIN, SCRUB_EVERY, SCRUB_EVERY_MAX,
+    SCRUB_EVERY_MIN,
+};
 
 /// What `node.toml` says. Paths are relative to the file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,6 +37,9 @@ pub struct NodeConfig {
     /// When the node makes a snapshot of its state, and cuts its log behind it.
     #[serde(default, skip_serializing_if = "SnapshotConfig::is_default")]
     pub snapshot: SnapshotConfig,
+    /// How often, and how fast, the node reads its store again to find damage.
+    #[serde(default, skip_serializing_if = "ScrubConfig::is_default")]
+    pub scrub: ScrubConfig,
 }
 
 /// After how much log a node makes a snapshot, if that is also longer than the snapshot before.
@@ -60,6 +68,59 @@ impl SnapshotConfig {
         CompactionBounds {
             entries: self.entries,
             bytes: self.bytes,
+        }
+    }
+}
+
+/// How often a node reads its store again, and how fast.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScrubConfig {
+    /// Pause between two passes, like `24h`.
+    pub every: String,
+    /// Most bytes that are read in a second.
+    pub bytes_per_second: u64,
+}
+
+impl Default for ScrubConfig {
+    fn default() -> ScrubConfig {
+        let ScrubRate {
+            every,
+            bytes_per_second,
+        } = ScrubRate::default();
+        ScrubConfig {
+            every: humantime::format_duration(every).to_string(),
+            bytes_per_second,
+        }
+    }
+}
+
+impl ScrubConfig {
+    fn is_default(&self) -> bool {
+        *self == ScrubConfig::default()
+    }
+
+    fn check(&self) -> Result<Duration, String> {
+        let text = |time| humantime::format_duration(time).to_string();
+        let every = humantime::parse_duration(&self.every)
+            .map_err(|error| format!("`every`: {error}; write a time like `24h`"))?;
+        if !(SCRUB_EVERY_MIN..=SCRUB_EVERY_MAX).contains(&every) {
+            let (min, max) = (text(SCRUB_EVERY_MIN), text(SCRUB_EVERY_MAX));
+            return Err(format!("`every` must be from {min} to {max}"));
+        }
+        if self.bytes_per_second < SCRUB_BYTES_PER_SECOND_MIN {
+            return Err(format!(
+                "`bytes_per_second` must be at least {SCRUB_BYTES_PER_SECOND_MIN}"
+            ));
+        }
+        Ok(every)
+    }
+
+    pub(super) fn rate(&self) -> ScrubRate {
+        ScrubRate {
+            // Checked when the configuration was loaded.
+            every: self.check().unwrap_or(SCRUB_EVERY),
+            bytes_per_second: self.bytes_per_second,
         }
     }
 }
@@ -118,6 +179,7 @@ impl NodeConfig {
             ticket_key: "ticket.key".into(),
             member,
             snapshot: SnapshotConfig::default(),
+            scrub: ScrubConfig::default(),
         }
     }
 
@@ -178,6 +240,7 @@ impl NodeConfig {
                 "`entries` and `bytes` must be above 0".to_owned(),
             ));
         }
+        self.scrub.check().map_err(|message| ("scrub", message))?;
         if !ids.contains(&self.node) {
             return Err(("node", format!("there is no member with id {}", self.node)));
         }
@@ -250,6 +313,18 @@ mod tests {
             (
                 text(1, &[1]) + "[snapshot]\nbytes = 0\n",
                 "`snapshot`: `entries`",
+            ),
+            (
+                text(1, &[1]) + "[scrub]\nevery = \"soon\"\n",
+                "`scrub`: `every`: expected number",
+            ),
+            (
+                text(1, &[1]) + "[scrub]\nevery = \"10ms\"\n",
+                "`scrub`: `every` must be from 1s",
+            ),
+            (
+                text(1, &[1]) + "[scrub]\nbytes_per_second = 0\n",
+                "`bytes_per_second` must be at least 65536",
             ),
             (text(1, &[1, 1, 3]), "two members have the same id"),
             (

@@ -4,8 +4,9 @@
 //! * [`config`]: reading `node.toml`.
 //! * `shell`: the one loop. `accept`, `peers`, `tls`, `transport`, `clock`: its edges;
 //!   `acquaintance`: which nodes it speaks with.
-//! * `disk`, `files`, `compactor`: the threads for the log's writes, for all other file work, and
-//!   for making snapshots; each is a `worker`, and `report` is what they tell the loop.
+//! * `disk`, `files`, `compactor`, `scrubber`: the threads for the log's writes, for all other file
+//!   work, for making snapshots, and for reading everything again; each is a `worker`, and `report`
+//!   is what they tell the loop.
 //! * `store`: what a node starts from.
 
 mod accept;
@@ -18,6 +19,7 @@ mod disk;
 mod files;
 mod peers;
 mod report;
+mod scrubber;
 mod shell;
 pub(crate) mod store;
 mod tls;
@@ -234,7 +236,8 @@ async fn run_node(
     let threads = Threads {
         disk: disk::start(store.clone(), reports.clone())?,
         files: files::start(store.clone(), reports.clone())?,
-        compactor: Compactor::start(store, reports.clone())?,
+        compactor: Compactor::start(store.clone(), reports.clone())?,
+        _scrubber: scrubber::start(store, reports.clone(), config.scrub.rate())?,
         reports,
     };
     let seeds = config.member.iter();

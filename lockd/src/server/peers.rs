@@ -23,7 +23,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use super::accept::{self, role_of};
 use super::shell::Shell;
 use super::transport;
-use crate::limits::{PEER_OUTBOX_BYTES_MAX, PEER_REDIAL};
+use crate::limits::{FOREIGN_REDIAL, PEER_OUTBOX_BYTES_MAX, PEER_REDIAL};
 
 /// Priority of the stream for what is large and not urgent; the other one has 0.
 const BULK_PRIORITY: i32 = -1;
@@ -223,27 +223,38 @@ async fn keep_dialling(
     let mut complaint = String::new();
     loop {
         let (connected, ended) = dial(&shell, &link, peer, address).await;
-        match classify(&ended) {
+        let refused = classify(&ended);
+        foreign.set(matches!(refused, Refused::OtherCell));
+        let reason = ended.reason.as_str();
+        let news = ended.reason != complaint;
+        match refused {
             Refused::OtherDisk => return shell.refused_as_other_disk(peer, ended.reason),
-            Refused::OtherCell => {
-                foreign.set(true);
-                if shell.links().all_are_foreign() {
-                    return shell.refused_as_foreign(peer, ended.reason);
-                }
+            Refused::OtherCell if shell.links().all_are_foreign() => {
+                return shell.refused_as_foreign(peer, ended.reason);
             }
-            Refused::No => {}
+            Refused::OtherCell if news => tracing::warn!(
+                %peer,
+                %address,
+                reason,
+                "a peer is of another cell; this node ends if all the others are, too"
+            ),
+            Refused::No if connected => {
+                tracing::info!(%peer, %address, reason, "lost the connection to a peer");
+            }
+            Refused::No if news => {
+                tracing::info!(%peer, %address, reason, "cannot reach a peer, trying on");
+            }
+            Refused::OtherCell | Refused::No => {}
         }
-        if connected {
-            foreign.set(false);
-            let reason = ended.reason.as_str();
-            tracing::info!(%peer, %address, reason, "lost the connection to a peer");
-            complaint.clear();
-        } else if ended.reason != complaint {
-            let reason = ended.reason.as_str();
-            tracing::info!(%peer, %address, reason, "cannot reach a peer, trying on");
-            complaint.clone_from(&ended.reason);
+        match connected && !foreign.get() {
+            true => complaint.clear(),
+            false => complaint = ended.reason,
         }
-        tokio::time::sleep(PEER_REDIAL).await;
+        let pause = match foreign.get() {
+            true => FOREIGN_REDIAL,
+            false => PEER_REDIAL,
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -334,20 +345,20 @@ fn classify(ended: &Ended) -> Refused {
             code if code == u64::from(CLOSE_OTHER_DISK) => Refused::OtherDisk,
             _ => Refused::No,
         },
-        // One of the two certificates is not of the other one's authority.
-        Some(ConnectionError::TransportError(error)) if is_tls(error.code.into()) => {
-            Refused::OtherCell
-        }
-        Some(ConnectionError::ConnectionClosed(close)) if is_tls(close.error_code.into()) => {
-            Refused::OtherCell
-        }
+        Some(error) if is_of_tls(error) => Refused::OtherCell,
         _ => Refused::No,
     }
 }
 
-/// QUIC's codes for alerts of TLS (RFC 9001, 4.8).
-fn is_tls(code: u64) -> bool {
-    (0x100..0x200).contains(&code)
+/// Whether one of the two certificates is not of the other one's authority.
+pub(super) fn is_of_tls(error: &ConnectionError) -> bool {
+    let code = match error {
+        ConnectionError::TransportError(error) => error.code.into(),
+        ConnectionError::ConnectionClosed(close) => close.error_code.into(),
+        _ => 0,
+    };
+    // QUIC's codes for alerts of TLS (RFC 9001, 4.8).
+    (0x100..0x200_u64).contains(&code)
 }
 
 /// The settings with which peers are dialled.

@@ -19,6 +19,8 @@ pub(super) enum Done {
     Loaded(LoadId, Vec<Entry>),
     /// An entry of the log cannot be read.
     Damaged(Slot),
+    /// The snapshot that the log goes on from cannot be read.
+    SnapshotDamaged,
     /// Bytes of a snapshot were read.
     ChunkLoaded(LoadId, Bytes),
     /// So much of a peer's snapshot is kept.

@@ -5,6 +5,7 @@
 
 use std::cell::{RefCell, RefMut};
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -34,6 +35,8 @@ pub(super) struct Threads {
     pub(super) disk: Worker<WriteBatch>,
     pub(super) files: Worker<FileOrder>,
     pub(super) compactor: Compactor,
+    /// Takes no orders.
+    pub(super) _scrubber: Worker<Infallible>,
     pub(super) reports: Reports,
 }
 
@@ -221,6 +224,7 @@ fn hand_in(core: &mut Core, now: Time, done: Done) -> Result<(), ServeError> {
         Done::Persisted(id) => core.persisted(now, id),
         Done::Loaded(id, entries) => core.loaded(now, id, entries),
         Done::Damaged(slot) => core.damaged(now, slot),
+        Done::SnapshotDamaged => core.snapshot_damaged(),
         Done::ChunkLoaded(id, bytes) => core.chunk_loaded(now, id, bytes),
         Done::ChunkStored(meta, stored) => core.chunk_stored(now, meta, stored),
         Done::SnapshotReady(meta, state) => core.snapshot_ready(now, meta, state),

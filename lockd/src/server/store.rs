@@ -14,6 +14,9 @@ use super::files;
 /// Bytes of log entries read at once while a node replays its log.
 const REPLAY_BYTES: usize = 4 << 20;
 
+/// Number of the error that a device failed.
+const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
+
 /// Makes a node's empty store in `data`, which must not exist.
 ///
 /// # Errors
@@ -41,7 +44,7 @@ pub(crate) fn create(
 /// If it is not this node's, or cannot be used.
 pub(super) fn open(data: &Path, cell: CellId, node: NodeId) -> Result<Arc<FileStore>, ServeError> {
     let opened = FileStore::open(data, paxos::CellId(cell.0), paxos::NodeId(node.0));
-    let store = opened.map_err(ServeError::Store)?;
+    let store = opened.map_err(refused)?;
     let report = store.report();
     for damage in &report.damaged {
         let (file, offset, slot) = (damage.file.display(), damage.offset, damage.slot);
@@ -55,9 +58,19 @@ pub(super) fn open(data: &Path, cell: CellId, node: NodeId) -> Result<Arc<FileSt
     Ok(Arc::new(store))
 }
 
+/// A disk that fails while the store is opened is no better than one that fails later.
+fn refused(error: StoreError) -> ServeError {
+    match &error {
+        StoreError::Io { source, .. } if source.raw_os_error() == Some(EIO) => {
+            ServeError::Disk(error)
+        }
+        _ => ServeError::Store(error),
+    }
+}
+
 /// What a node starts with: what its acceptor knew, and the state that its log makes.
 pub(super) fn recover(store: &FileStore) -> Result<(Recovered, Replay), ServeError> {
-    let recovered = store.load().map_err(ServeError::Store)?;
+    let recovered = store.load().map_err(refused)?;
     let mut replay = match &recovered.snapshot {
         None => Replay::default(),
         Some(meta) => {
@@ -68,7 +81,7 @@ pub(super) fn recover(store: &FileStore) -> Result<(Recovered, Replay), ServeErr
     };
     while replay.slot < recovered.decided {
         let read = store.read(replay.slot.next(), recovered.decided, REPLAY_BYTES);
-        let read = read.map_err(ServeError::Store)?;
+        let read = read.map_err(refused)?;
         if read.entries.is_empty() {
             // It could be read when the store was opened, and cannot any more.
             let what = "log";

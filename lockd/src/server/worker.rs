@@ -2,9 +2,16 @@
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::limits::WORKER_END_MAX;
+
+/// How often a thread that is to end is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A thread and the way to it. Dropped, it lets the thread do what was ordered, and waits for it:
-/// then nothing of the node's files is in use any more.
+/// then nothing of the node's files is in use any more. Unless the disk is stuck, which must not
+/// keep the process from ending.
 #[derive(Debug)]
 pub(super) struct Worker<T> {
     orders: Option<Sender<T>>,
@@ -34,8 +41,17 @@ impl<T: Send + 'static> Worker<T> {
 impl<T> Drop for Worker<T> {
     fn drop(&mut self) {
         drop(self.orders.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        let until = Instant::now() + WORKER_END_MAX;
+        while !thread.is_finished() {
+            if Instant::now() >= until {
+                let name = thread.thread().name();
+                return tracing::warn!(name, "a thread is stuck in the disk, and is left behind");
+            }
+            thread::sleep(LOOK_INTERVAL);
         }
+        let _ = thread.join();
     }
 }

@@ -2,11 +2,15 @@
 
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub(crate) mod files;
+pub(crate) mod ledger;
+pub(crate) mod trouble;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -16,16 +20,20 @@ use lockd::init::{CellLayout, InitOptions, init};
 use lockd::server::config::NodeConfig;
 use lockd_client::protocol::client::Status;
 use lockd_client::{AcquireError, Client, ClientConfig, GuardState, Wait, probe};
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::cli_support::{Process, Said, lockd, wait_until, with_config};
+use crate::cli_support::{Process, Said, lockd, pid, wait_until, with_config};
+use trouble::SmallDisk;
 
 /// Nodes as processes.
 pub(crate) struct Nodes {
     pub(crate) dir: TempDir,
     pub(crate) layout: CellLayout,
     running: BTreeMap<u64, Node>,
+    /// The nodes that have a file system of their own.
+    disks: BTreeMap<u64, SmallDisk>,
 }
 
 /// A process that is killed with its test.
@@ -56,6 +64,7 @@ impl Nodes {
             dir,
             layout,
             running: BTreeMap::new(),
+            disks: BTreeMap::new(),
         }
     }
 
@@ -82,10 +91,35 @@ impl Nodes {
 
     /// Makes snapshots come early at this node, from its next start on.
     pub(crate) fn snapshot_after(&self, node: u64, entries: u64) {
+        let table = format!("[snapshot]\nentries = {entries}\nbytes = 1000000000\n");
+        self.configure(node, &table);
+    }
+
+    /// Makes this node read its store again once a second, from its next start on.
+    pub(crate) fn scrub_often(&self, node: u64) {
+        self.configure(node, "[scrub]\nevery = \"1s\"\n");
+    }
+
+    fn configure(&self, node: u64, table: &str) {
         let path = self.home(node).join("node.toml");
         let text = fs::read_to_string(&path).expect("a configuration");
-        let text = format!("{text}\n[snapshot]\nentries = {entries}\nbytes = 1000000000\n");
-        fs::write(&path, text).expect("written");
+        fs::write(&path, format!("{text}\n{table}")).expect("written");
+    }
+
+    /// Gives a node that does not run a file system of so many bytes.
+    pub(crate) fn give_small_disk(&mut self, node: u64, bytes: u64) {
+        let disk = SmallDisk::over(&self.home(node), bytes);
+        let config = self.home(node).join("node.toml");
+        let mut adopt = lockd(&["member", "adopt-data", "--config"]);
+        adopt.arg(config);
+        let said = Said::of(Process::start(disk.enter(&adopt)).wait());
+        assert_eq!(said.code, 0, "{}", said.err);
+        self.disks.insert(node, disk);
+    }
+
+    /// The file system of its own that a node has.
+    pub(crate) fn disk(&self, node: u64) -> &SmallDisk {
+        &self.disks[&node]
     }
 
     pub(crate) fn start(&mut self, node: u64) {
@@ -93,24 +127,51 @@ impl Nodes {
         self.running.insert(node, child);
     }
 
+    /// Starts a node whose directory is somewhere else.
+    pub(crate) fn start_at(&mut self, home: &Path, node: u64) {
+        let child = self.spawn(home, node);
+        self.running.insert(node, child);
+    }
+
     fn spawn(&self, home: &Path, node: u64) -> Node {
+        self.spawn_as(node, self.serve(home, node))
+    }
+
+    fn serve(&self, home: &Path, node: u64) -> Command {
+        let mut command = lockd(&["serve", "--config"]);
+        command.arg(home.join("node.toml")).env("RUST_LOG", "info");
+        match self.disks.get(&node) {
+            Some(disk) => disk.enter(&command),
+            None => command,
+        }
+    }
+
+    fn spawn_as(&self, node: u64, mut command: Command) -> Node {
         let path = self.log_path(node);
         let log = File::options().create(true).append(true).open(path);
-        let log = log.expect("a log");
-        let mut command = lockd(&["serve", "--config"]);
-        command.arg(home.join("node.toml")).stderr(log);
-        command.stdout(Stdio::null()).env("RUST_LOG", "info");
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(log.expect("a log"));
         Node(command.spawn().expect("starts"))
     }
 
     /// Runs a node that does not last; its exit code.
     pub(crate) fn run_to_end(&mut self, home: &Path, node: u64) -> i32 {
-        let child = self.spawn(home, node);
-        wait_for_end(child)
+        wait_for_end(&mut self.spawn(home, node))
+    }
+
+    /// The same with a fault in its syncs: see [`trouble::SyncFault`].
+    pub(crate) fn run_to_end_with(&mut self, home: &Path, node: u64, fault: &str) -> i32 {
+        let command = trouble::with_sync_fault(&self.serve(home, node), fault);
+        wait_for_end(&mut self.spawn_as(node, command))
     }
 
     pub(crate) fn kill(&mut self, node: u64) {
         drop(self.running.remove(&node).expect("it runs"));
+    }
+
+    /// The process of a node.
+    pub(crate) fn pid(&self, node: u64) -> u32 {
+        self.running[&node].0.id()
     }
 
     /// Kills all that run, at once, and starts them again.
@@ -124,9 +185,17 @@ impl Nodes {
         self.wait_for_leader();
     }
 
+    /// Asks a node to end.
+    pub(crate) fn ask_to_end(&self, node: u64) {
+        let process = pid(self.pid(node));
+        kill_process(process, Signal::TERM).expect("it runs");
+    }
+
     /// Waits until a node ends by itself; its exit code.
     pub(crate) fn wait_for_end(&mut self, node: u64) -> i32 {
-        wait_for_end(self.running.remove(&node).expect("it runs"))
+        let code = wait_for_end(self.running.get_mut(&node).expect("it runs"));
+        self.running.remove(&node);
+        code
     }
 
     /// The exit code of a node that runs, or did.
@@ -239,7 +308,7 @@ impl Nodes {
     }
 }
 
-fn wait_for_end(mut node: Node) -> i32 {
+fn wait_for_end(node: &mut Node) -> i32 {
     let mut ended = None;
     wait_until("the node ends", || {
         ended = node.0.try_wait().expect("our child");

@@ -14,6 +14,7 @@ use crate::state::Effect;
 
 /// A question that is answered once its confirm number is.
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone))]
 pub(super) struct PendingQuery {
     pub(super) confirm: ConfirmNumber,
     pub(super) connection: ConnectionId,
@@ -31,7 +32,7 @@ impl Core {
             .filter(ours)
             .and_then(|leading| leading.leases.confirmed(number))
         {
-            self.answer_renewal(renewal);
+            self.answer_renewal(now, renewal);
         }
         while let Some(pending) = self.leading.as_mut().filter(ours).and_then(|leading| {
             let due = leading.queries.front()?.confirm <= number;
@@ -50,7 +51,7 @@ impl Core {
         }
     }
 
-    fn answer_renewal(&mut self, renewal: leases::Renewal) {
+    fn answer_renewal(&mut self, now: Time, renewal: leases::Renewal) {
         let leases::Renewal {
             connection,
             session,
@@ -80,20 +81,31 @@ impl Core {
                 },
             );
         }
+        if planted::has(Planted::TimerFromAnswer)
+            && let Some(leading) = &mut self.leading
+        {
+            leading.leases.restart(now, session);
+        }
         self.clients
             .send(connection, &NodeFrame::KeptAlive { session, number });
     }
 
-    fn answer(&self, now: Time, query: &Query) -> Answer {
+    pub(super) fn answer(&self, now: Time, query: &Query) -> Answer {
         match query {
             Query::Locks {
                 prefix,
                 after,
                 limit,
             } => self.state.list_locks(prefix, after.as_ref(), *limit),
-            Query::Lock { lock, skip, limit } => {
-                Answer::Lock(self.state.describe_lock(lock, *skip, *limit))
-            }
+            Query::Lock {
+                lock,
+                skip_holders,
+                skip_waiters,
+                limit,
+            } => Answer::Lock(
+                self.state
+                    .describe_lock(lock, *skip_holders, *skip_waiters, *limit),
+            ),
             Query::Sessions { after, limit } => {
                 let left = |session| match &self.leading {
                     Some(leading) => leading.leases.left(now, session),

@@ -14,6 +14,7 @@ pub struct ConnectionId(pub u64);
 
 /// All client connections.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "model", derive(Clone))]
 pub(super) struct Clients {
     connections: HashMap<ConnectionId, Connection>,
     routes: HashMap<SessionId, ConnectionId>,
@@ -24,6 +25,7 @@ pub(super) struct Clients {
 }
 
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "model", derive(Clone))]
 struct Connection {
     /// Certificate name of the client, for log lines.
     name: String,
@@ -191,6 +193,12 @@ impl Clients {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.closing = true;
         }
+    }
+
+    /// Whether the answer to this attempt to open a session would find its connection.
+    #[cfg(feature = "model")]
+    pub(super) fn is_opening(&self, nonce: Nonce) -> bool {
+        self.opening.contains_key(&nonce)
     }
 
     /// The connections that have something to write since the last call.

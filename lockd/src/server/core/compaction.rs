@@ -67,13 +67,19 @@ pub enum CompactFailure {
 
 /// What the node keeps in mind about its snapshots.
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone))]
 pub(super) struct Compaction {
     bounds: CompactionBounds,
     newest: Option<SnapshotMeta>,
     entries: u64,
     bytes: u64,
     running: bool,
+    /// The snapshot that the one being made is made of, if it is made of one.
+    base: Option<Slot>,
+    /// The last snapshot cannot be read, and nothing is being done about it yet.
     damaged: bool,
+    /// One is being made in its place.
+    mending: bool,
     not_before: Time,
 }
 
@@ -89,7 +95,9 @@ impl Compaction {
             entries: replay.entries,
             bytes: replay.bytes,
             running: false,
+            base: None,
             damaged: false,
+            mending: false,
             not_before: Time(0),
         }
     }
@@ -122,10 +130,14 @@ impl Compaction {
         let base = match self.newest.clone() {
             // The pause for this copy is the price of going on without a restart.
             _ if std::mem::take(&mut self.damaged) => {
+                self.mending = true;
                 let (state, membership) = (state.clone(), Some(membership.clone()));
                 Base::State(Box::new(Replay::at(slot, origin, membership, state)))
             }
-            Some(meta) => Base::Snapshot(meta),
+            Some(meta) => {
+                self.base = Some(meta.slot);
+                Base::Snapshot(meta)
+            }
             None => Base::Nothing,
         };
         let items = state.session_count() + state.lock_count();
@@ -137,30 +149,48 @@ impl Compaction {
         })
     }
 
-    /// A snapshot was made, or came from a peer; what was applied since counts from it.
-    pub(super) fn made(&mut self, meta: SnapshotMeta) {
+    /// The last snapshot was found damaged.
+    pub(super) fn snapshot_damaged(&mut self) {
+        self.damaged = true;
+    }
+
+    /// A snapshot was made; what was applied since counts from it. Whether it takes the place of a
+    /// damaged one.
+    pub(super) fn made(&mut self, meta: SnapshotMeta) -> bool {
         self.running = false;
         if self.newest.as_ref().is_none_or(|old| old.slot < meta.slot) {
             self.newest = Some(meta);
         }
+        self.mended()
     }
 
-    /// The state is what a peer's snapshot holds now.
-    pub(super) fn installed(&mut self, meta: SnapshotMeta) {
+    /// The state is what a peer's snapshot holds now. Whether that takes the place of a damaged
+    /// one.
+    pub(super) fn installed(&mut self, meta: SnapshotMeta) -> bool {
         (self.entries, self.bytes) = (0, 0);
-        self.damaged = false;
         self.newest = Some(meta);
+        self.mended()
     }
 
-    pub(super) fn failed(&mut self, now: Time, failure: &CompactFailure) {
+    fn mended(&mut self) -> bool {
+        let was_damaged = std::mem::take(&mut self.damaged);
+        std::mem::take(&mut self.mending) || was_damaged
+    }
+
+    /// Whether the last snapshot is damaged. One that a peer's took the place of meanwhile is gone.
+    pub(super) fn failed(&mut self, now: Time, failure: &CompactFailure) -> bool {
         self.running = false;
+        let newest = self.newest.as_ref().map(|meta| meta.slot);
+        let damaged = *failure == CompactFailure::DamagedSnapshot && self.base == newest;
         self.not_before = now.plus_micros(COMPACT_RETRY.as_micros() as u64);
-        self.damaged = *failure == CompactFailure::DamagedSnapshot;
+        self.mending = false;
+        self.damaged |= damaged;
         // What was counted before is still to be compacted.
         self.entries = self.entries.max(self.bounds.entries);
         self.bytes = self
             .bytes
             .max(self.newest.as_ref().map_or(0, |meta| meta.bytes) + 1);
+        damaged
     }
 }
 
@@ -243,8 +273,40 @@ mod tests {
         compaction.failed(Time(later), &CompactFailure::DamagedSnapshot);
         let again = order(&mut compaction, 2 * later).expect("due again");
         assert!(matches!(again.base, Base::State(_)));
-        compaction.made(meta(9, 50));
+        assert!(compaction.made(meta(9, 50)), "it replaces the damaged one");
         assert!(order(&mut compaction, 3 * later).is_none());
+    }
+
+    #[test]
+    fn a_snapshot_that_a_peers_took_the_place_of_while_it_was_read_is_not_taken_for_damaged() {
+        let mut compaction = compaction(Some(meta(1, 100)));
+        compaction.applied(&entry(2000));
+        order(&mut compaction, 0).expect("due");
+        compaction.installed(meta(8, 100));
+        assert!(!compaction.failed(Time(0), &CompactFailure::DamagedSnapshot));
+        let again = order(&mut compaction, COMPACT_RETRY.as_micros() as u64);
+        let again = again.expect("due again");
+        assert!(matches!(again.base, Base::Snapshot(meta) if meta.slot == Slot(8)));
+    }
+
+    #[test]
+    fn a_snapshot_that_is_found_damaged_is_replaced_though_none_is_due() {
+        let mut compaction = compaction(Some(meta(9, 100)));
+        assert!(order(&mut compaction, 0).is_none());
+        compaction.snapshot_damaged();
+        let again = order(&mut compaction, 0).expect("due");
+        assert!(matches!(again.base, Base::State(_)));
+        assert!(compaction.made(meta(9, 100)));
+        assert!(order(&mut compaction, 0).is_none());
+        // One that was being made anyway does as well, and so does a peer's.
+        compaction.applied(&entry(2000));
+        order(&mut compaction, 0).expect("due");
+        compaction.snapshot_damaged();
+        assert!(compaction.made(meta(10, 100)));
+        assert!(order(&mut compaction, 0).is_none());
+        compaction.snapshot_damaged();
+        assert!(compaction.installed(meta(11, 100)));
+        assert!(!compaction.installed(meta(12, 100)));
     }
 
     #[test]

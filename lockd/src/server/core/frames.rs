@@ -144,7 +144,7 @@ impl Core {
                         session,
                         sequence,
                         outcome,
-                        ticket: None,
+                        tickets: Vec::new(),
                     };
                     return self.clients.send(connection, &reply);
                 }
@@ -212,6 +212,12 @@ impl Core {
         let Ok(confirm) = self.replica.confirm(now) else {
             return self.cannot_confirm(connection);
         };
+        if planted::has(Planted::AnsweredUnconfirmed) {
+            let answer = self.answer(now, &query);
+            return self
+                .clients
+                .send(connection, &NodeFrame::Answer { id, answer });
+        }
         let Some(leading) = &mut self.leading else {
             return;
         };

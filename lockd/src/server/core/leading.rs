@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use lockd_protocol::Millis;
-use lockd_protocol::client::{NodeFrame, Outcome};
+use lockd_protocol::client::NodeFrame;
 use lockd_protocol::planted::{self, Planted};
 use paxos::{Ballot, Role, Time};
 
@@ -14,10 +14,11 @@ use super::leases::Leases;
 use super::timers::{Alarm, Timers};
 use crate::limits::STALL;
 use crate::state::command::Command;
-use crate::state::{Effect, State};
+use crate::state::{Claim, Effect, State};
 
 /// What only a leader has. It begins with the leadership and is dropped with it.
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone))]
 pub(super) struct Leading {
     pub(super) leadership: Ballot,
     /// Its first entry is decided and applied: from here on it may judge by its clock.
@@ -68,7 +69,7 @@ impl Core {
         else {
             if self.leading.take().is_some() {
                 tracing::info!(node = %self.settings.node, "not leading any more");
-                self.proposals.clear();
+                self.forget_proposals();
             }
             return self
                 .clients
@@ -87,7 +88,7 @@ impl Core {
                 let cut = planted::has(Planted::TimersNotRestarted);
                 leases.start(now, id, if cut { Millis(ttl.0 / 2) } else { ttl });
             }
-            self.proposals.clear();
+            self.forget_proposals();
             let (timers, queries) = (Timers::default(), VecDeque::new());
             self.leading = Some(Leading {
                 leadership,
@@ -99,6 +100,12 @@ impl Core {
         }
         if established {
             self.establish(now);
+        }
+    }
+
+    fn forget_proposals(&mut self) {
+        if !planted::has(Planted::QueueOutlivesLeadership) {
+            self.proposals.clear();
         }
     }
 
@@ -137,26 +144,25 @@ impl Core {
                 session,
                 sequence,
                 outcome,
-                ticket,
+                tickets,
             } => {
                 let Some(connection) = self.clients.route(session) else {
                     return;
                 };
-                let ticket = match (&outcome, ticket) {
-                    (Outcome::Granted { token }, Some((lock, mode))) => {
-                        Some(self.settings.signer.sign(&lock, *token, mode, session))
-                    }
-                    _ => None,
+                let signer = &self.settings.signer;
+                let sign = |claim: Claim| {
+                    let Claim { lock, token, mode } = claim;
+                    signer.sign(&lock, token, mode, session)
                 };
                 let reply = NodeFrame::Reply {
                     session,
                     sequence,
                     outcome,
-                    ticket,
+                    tickets: tickets.into_iter().map(sign).collect(),
                 };
                 self.clients.send(connection, &reply);
             }
-            Effect::WaitBegan { .. } => self.set_timer(now, &effect),
+            Effect::WaitBegan { .. } | Effect::Closed { .. } => self.set_timer(now, &effect),
             Effect::BreakBegan { .. } => {
                 self.set_timer(now, &effect);
                 self.tell_lost(effect);
@@ -216,6 +222,13 @@ fn set_timer(timers: &mut Timers, now: Time, effect: &Effect) {
             };
             timers.set(now, *limit, alarm);
         }
+        Effect::Closed { lock, token, span } => {
+            let alarm = Alarm::ClosedLongEnough {
+                lock: lock.clone(),
+                token: *token,
+            };
+            timers.set(now, *span, alarm);
+        }
         Effect::BreakBegan {
             lock,
             token,
@@ -247,6 +260,11 @@ fn alarm_command(state: &State, alarm: Alarm, leadership: Ballot) -> Option<Comm
                     leadership,
                 })
         }
+        Alarm::ClosedLongEnough { lock, token } => Some(Command::Reopen {
+            lock,
+            token,
+            leadership,
+        }),
         Alarm::BreakOver { lock, token } => Some(Command::FinishBreak {
             lock,
             token,

@@ -20,6 +20,7 @@ use crate::limits::{EXPIRIES_PER_TURN_MAX, EXPIRY_GRACE, PENDING_RENEWALS_MAX};
 
 /// The leases that one leadership keeps. Dropped with it.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "model", derive(Clone))]
 pub(super) struct Leases {
     timers: BTreeMap<SessionId, Timer>,
     /// One entry for each timer, at or before the time at which it ends.
@@ -28,6 +29,7 @@ pub(super) struct Leases {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone))]
 struct Timer {
     ttl: Duration,
     ends: Time,
@@ -37,6 +39,7 @@ struct Timer {
 
 /// A renewal that waits for its confirmation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "model", derive(Hash))]
 pub(super) struct Renewal {
     confirm: ConfirmNumber,
     pub(super) connection: ConnectionId,
@@ -76,6 +79,15 @@ impl Leases {
         }
     }
 
+    /// The session was heard of: its TTL begins again.
+    pub(super) fn restart(&mut self, now: Time, session: SessionId) {
+        if let Some(timer) = self.timers.get_mut(&session) {
+            let halved = planted::has(Planted::ExpiredTooSoon);
+            let ttl = if halved { timer.ttl / 2 } else { timer.ttl };
+            timer.ends = after(now, ttl);
+        }
+    }
+
     /// An entry that ends the session was handed to the log.
     pub(super) fn mark_ending(&mut self, session: SessionId) {
         if let Some(timer) = self.timers.get_mut(&session) {
@@ -92,11 +104,12 @@ impl Leases {
         number: u64,
         confirm: ConfirmNumber,
     ) -> bool {
-        if let Some(timer) = self.timers.get_mut(&session) {
-            if timer.ending && !planted::has(Planted::RenewedWhileExpiring) {
-                return false;
-            }
-            timer.ends = after(now, timer.ttl);
+        let ending = self.timers.get(&session).is_some_and(|timer| timer.ending);
+        if ending && !planted::has(Planted::RenewedWhileExpiring) {
+            return false;
+        }
+        if !planted::has(Planted::TimerFromAnswer) {
+            self.restart(now, session);
         }
         if self.renewals.len() >= PENDING_RENEWALS_MAX {
             return false;
@@ -140,6 +153,32 @@ impl Leases {
             }
         }
         expired
+    }
+
+    /// Whether a renewal of this number waits for its confirmation.
+    #[cfg(feature = "model")]
+    pub(super) fn is_renewing(&self, number: u64) -> bool {
+        let mut renewals = self.renewals.iter();
+        renewals.any(|renewal| renewal.number == number)
+    }
+
+    /// All that decides what the leases do next, with times as `relative` makes them.
+    #[cfg(feature = "model")]
+    pub(super) fn hash<H: std::hash::Hasher>(
+        &self,
+        relative: impl Fn(Time) -> i64,
+        hasher: &mut H,
+    ) {
+        use std::hash::Hash as _;
+        for (session, timer) in &self.timers {
+            (session, timer.ttl, relative(timer.ends), timer.ending).hash(hasher);
+        }
+        let mut queue = self.queue.clone().into_sorted_vec();
+        queue.retain(|Reverse((_, session))| self.timers.contains_key(session));
+        for Reverse((at, session)) in queue {
+            (relative(at), session).hash(hasher);
+        }
+        self.renewals.hash(hasher);
     }
 
     /// When to look for expired sessions next.

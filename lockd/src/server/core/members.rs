@@ -86,10 +86,11 @@ impl Core {
     }
 
     pub(super) fn tell_members(&mut self, connection: ConnectionId) {
-        let addresses = self.addresses();
-        if self.clients.is_welcomed(connection) && !addresses.is_empty() {
-            self.clients
-                .send(connection, &NodeFrame::Members(addresses));
+        let members = self.addresses();
+        if self.clients.is_welcomed(connection) && !members.is_empty() {
+            let epoch = self.membership.epoch.0;
+            let frame = NodeFrame::Members { epoch, members };
+            self.clients.send(connection, &frame);
         }
     }
 

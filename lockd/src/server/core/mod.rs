@@ -15,6 +15,7 @@
 //! * [`proposals`]: commands on their way into the log.
 //! * [`members`]: who the members are and where, and how that is changed.
 //! * [`compaction`]: when a new snapshot is due.
+//! * [`scrubbing`]: when the store is read again, and how fast.
 //! * [`replay`]: a state that follows the log.
 
 mod answers;
@@ -24,15 +25,20 @@ mod frames;
 mod leading;
 mod leases;
 pub mod members;
+#[cfg(feature = "model")]
+mod model;
 mod proposals;
 pub mod replay;
+pub mod scrubbing;
 #[cfg(test)]
 mod tests;
 mod timers;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use lockd_protocol::planted::{self, Planted};
 use lockd_protocol::ticket::Signer;
 use lockd_protocol::{CellId, NodeId};
 use paxos::{
@@ -126,6 +132,7 @@ pub struct Chunk {
 
 /// Why a node cannot go on.
 #[derive(Debug, thiserror::Error)]
+#[cfg_attr(feature = "model", derive(Clone))]
 pub enum Fatal {
     /// The cell goes on without this node.
     #[error(
@@ -166,8 +173,9 @@ pub enum Fatal {
 
 /// A node without its I/O.
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone))]
 pub struct Core {
-    settings: Settings,
+    settings: Arc<Settings>,
     started: Time,
     /// When the turn after the last one was due at the latest.
     due: Time,
@@ -208,7 +216,7 @@ impl Core {
         let status = replica.status();
         let compaction = Compaction::new(settings.compaction, status.snapshot, &replay);
         Core {
-            settings,
+            settings: Arc::new(settings),
             started: now,
             due: now,
             replica,
@@ -287,6 +295,19 @@ impl Core {
         self.replica.handle(now, Input::Damaged(slot));
     }
 
+    /// The last snapshot cannot be read any more: another one has to take its place.
+    pub fn snapshot_damaged(&mut self) {
+        self.damage_found(1);
+        self.compaction.snapshot_damaged();
+    }
+
+    fn snapshot_replaced(&mut self, damaged: bool) {
+        if damaged {
+            self.damage.repaired += 1;
+            tracing::info!("the damaged snapshot was replaced");
+        }
+    }
+
     /// Counts damaged places of the disk that were found in another way.
     pub fn damage_found(&mut self, places: u64) {
         self.damage.found += places;
@@ -312,17 +333,17 @@ impl Core {
     /// The snapshot that was ordered is made, durable and checked.
     pub fn snapshot_taken(&mut self, now: Time, meta: SnapshotMeta) {
         tracing::info!(slot = meta.slot.0, bytes = meta.bytes, "took a snapshot");
-        self.compaction.made(meta.clone());
+        let mended = self.compaction.made(meta.clone());
+        self.snapshot_replaced(mended);
         self.replica.handle(now, Input::SnapshotTaken(meta));
     }
 
     /// The snapshot that was ordered could not be made.
     pub fn compact_failed(&mut self, now: Time, failure: &CompactFailure) {
-        if *failure == CompactFailure::DamagedSnapshot {
+        tracing::warn!(?failure, "could not take a snapshot; later again");
+        if self.compaction.failed(now, failure) {
             self.damage_found(1);
         }
-        tracing::warn!(?failure, "could not take a snapshot; later again");
-        self.compaction.failed(now, failure);
     }
 
     /// What the disk holds at this slot is not what memory holds.
@@ -375,6 +396,9 @@ impl Core {
     }
 
     fn propose(&mut self, now: Time) {
+        if planted::has(Planted::QueueOutlivesLeadership) && !self.is_established() {
+            return;
+        }
         while self.replica.idle_for_proposals() {
             let Some(payload) = self.proposals.take() else {
                 return;
@@ -383,6 +407,9 @@ impl Core {
                 Ok(_) => {}
                 // While the membership changes, commands wait for the change of role that ends it.
                 Err(paxos::ProposeError::Busy | paxos::ProposeError::Stopping) => {
+                    return self.proposals.put_back(payload);
+                }
+                Err(_) if planted::has(Planted::QueueOutlivesLeadership) => {
                     return self.proposals.put_back(payload);
                 }
                 // Not the leader any more: the clients are told with the change of role.
@@ -450,7 +477,8 @@ impl Core {
         );
         self.applied = meta.slot;
         self.origin = meta.origin;
-        self.compaction.installed(meta);
+        let mended = self.compaction.installed(meta);
+        self.snapshot_replaced(mended);
         let old = std::mem::replace(&mut self.state, *state);
         Some(Box::new(old))
     }

@@ -11,6 +11,7 @@ use crate::state::command::{Batch, Command};
 
 /// Commands that no entry holds yet.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "model", derive(Clone, Hash))]
 pub(super) struct Proposals {
     full: VecDeque<Bytes>,
     full_bytes: usize,

@@ -7,7 +7,7 @@ use cell::{Cell, Client};
 use std::collections::VecDeque;
 
 use lockd_protocol::client::{
-    Answer, ClientFrame, EndReason, NodeFrame, Operation, Outcome, Query, Wait,
+    Acquire, Answer, ClientFrame, EndReason, NodeFrame, Operation, Outcome, Query, Wait,
 };
 use lockd_protocol::frame::{self, Decoder};
 use lockd_protocol::limits::CLIENT_PROTOCOL_VERSION;
@@ -20,13 +20,11 @@ const NODES: u64 = 3;
 
 fn acquire(session: SessionId, sequence: u64, wait: Wait) -> ClientFrame {
     let lock = LockName::new("a").expect("a name");
-    let operation = Operation::Acquire {
-        lock,
-        mode: Mode::Exclusive,
-        wait,
+    let acquire = Acquire {
         ticket: true,
+        ..Acquire::one(lock, Mode::Exclusive, wait)
     };
-    request(session, sequence, operation)
+    request(session, sequence, Operation::Acquire(acquire))
 }
 
 fn request(session: SessionId, sequence: u64, operation: Operation) -> ClientFrame {
@@ -42,10 +40,8 @@ fn request(session: SessionId, sequence: u64, operation: Operation) -> ClientFra
 fn granted(frames: &[NodeFrame]) -> Option<Token> {
     frames.iter().find_map(|frame| match frame {
         NodeFrame::Reply {
-            outcome: Outcome::Granted { token },
-            ticket: Some(_),
-            ..
-        } => Some(*token),
+            outcome, tickets, ..
+        } if tickets.len() == 1 => outcome.granted_token(),
         _ => None,
     })
 }
@@ -65,12 +61,11 @@ fn a_grant_comes_with_a_genuine_ticket() {
     let (mut cell, leader) = Cell::led();
     let (mut client, session) = cell.open(leader, 1);
     let frames = cell.ask(&mut client, acquire(session, 1, Wait::Try));
-    let Some(NodeFrame::Reply {
-        ticket: Some(ticket),
-        ..
-    }) = frames.first()
-    else {
+    let Some(NodeFrame::Reply { tickets, .. }) = frames.first() else {
         panic!("no grant: {frames:?}");
+    };
+    let [ticket] = &tickets[..] else {
+        panic!("no ticket: {frames:?}");
     };
     let signer = Signer::from_seed(CELL, &[1; 32]).expect("a seed");
     let verifier =
@@ -91,7 +86,7 @@ fn a_node_that_does_not_lead_names_the_leader() {
     let frames = cell.received(&mut client);
     let address = format!("127.0.0.{leader}:1");
     assert!(matches!(frames[0], NodeFrame::Welcome { .. }));
-    assert!(matches!(&frames[1], NodeFrame::Members(members) if members.len() == 3));
+    assert!(matches!(&frames[1], NodeFrame::Members { epoch: 1, members } if members.len() == 3));
     assert_eq!(
         frames[2],
         NodeFrame::Redirect {
@@ -195,10 +190,10 @@ fn after_a_failover_the_session_and_its_lock_are_still_there_and_retries_get_the
     assert!(kept_alive(&frames, 9), "{frames:?}");
     let retried = cell.ask(&mut client, acquire(session, 1, Wait::Try));
     assert_eq!(granted(&retried), Some(token));
-    let lock = LockName::new("a").expect("a name");
+    let acquire = Sequence(1);
     let frames = cell.ask(
         &mut client,
-        request(session, 2, Operation::Release { lock, token }),
+        request(session, 2, Operation::Release { acquire, token }),
     );
     assert!(matches!(
         &frames[..],
@@ -262,18 +257,13 @@ fn a_broken_holder_is_told_before_any_later_renewal_is_answered() {
     };
     let frames = cell.ask(&mut operator, request(session, 1, operation));
     let Some(NodeFrame::Reply {
-        outcome:
-            Outcome::Broken {
-                token: broken,
-                fence,
-                ..
-            },
+        outcome: Outcome::Broken { holders, fence },
         ..
     }) = frames.first()
     else {
         panic!("not broken: {frames:?}");
     };
-    assert!(*broken == token && *fence > token);
+    assert!(*holders == [(held, token)] && *fence > token);
     // The holder reconnects, so that whatever was pushed to it before is lost.
     holder = cell.connect(leader);
     cell.received(&mut holder);
@@ -341,7 +331,7 @@ fn questions_are_answered_by_the_leader_after_a_confirmation() {
     else {
         panic!("{frames:?}");
     };
-    assert_eq!(locks[0].holder, session);
+    assert_eq!(locks[0].holder, Some(session));
     let frames = cell.ask(
         &mut client,
         ClientFrame::Query {
@@ -367,7 +357,7 @@ fn whatever_a_client_sends_the_node_goes_on() {
     let (mut client, session) = cell.open(leader, 1);
     let name = LockName::new("never seen").expect("a name");
     let release = |token| Operation::Release {
-        lock: name.clone(),
+        acquire: Sequence(token),
         token: Token(token),
     };
     for (sequence, operation) in [

@@ -1,4 +1,4 @@
-//! Timers of one leadership other than leases: ends of waits and of breaks.
+//! Timers of one leadership other than leases: ends of waits, of breaks, and of closed locks.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -16,6 +16,13 @@ pub(super) enum Alarm {
         /// Number of its acquisition.
         acquire: Sequence,
     },
+    /// A lock has been closed for as long as it was to be.
+    ClosedLongEnough {
+        /// The lock.
+        lock: LockName,
+        /// Token of the grant whose end closed it.
+        token: Token,
+    },
     /// A holder that was told to let go has, or its lease must have ended.
     BreakOver {
         /// The lock.
@@ -27,9 +34,11 @@ pub(super) enum Alarm {
 
 /// Alarms by time. Dropped with the leadership.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "model", derive(Clone))]
 pub(super) struct Timers(BinaryHeap<Entry>);
 
 #[derive(Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "model", derive(Clone))]
 struct Entry {
     at: Time,
     alarm: Alarm,
