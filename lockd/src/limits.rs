@@ -13,6 +13,10 @@ pub const PENDING_COMMANDS_BYTES_MAX: usize = 8 << 20;
 /// Linearizable questions that may wait for their confirmation. More are refused as busy.
 pub const PENDING_QUERIES_MAX: usize = 64 * 1024;
 
+/// Waits that are looked at, at most, before an acquisition that would have to wait is believed to
+/// close no circle.
+pub const DEADLOCK_STEPS_MAX: usize = 10_000;
+
 /// Renewals that may wait for their confirmation. More are dropped; clients repeat them.
 pub const PENDING_RENEWALS_MAX: usize = 1 << 20;
 
@@ -56,6 +60,29 @@ pub const COMPACT_STEP_BYTES: usize = 128 * 1024;
 /// Pause after each step of the making of a snapshot, for everything else that the machine does.
 pub const COMPACT_PAUSE: Duration = Duration::from_millis(1);
 
+/// How long a node that ends waits for each of its threads, which its disk may hold up.
+pub const WORKER_END_MAX: Duration = Duration::from_secs(3);
+
+/// Pause between two passes of a scrub over a node's store, unless it is configured otherwise.
+pub const SCRUB_EVERY: Duration = Duration::from_secs(24 * 3600);
+
+/// Shortest and longest such pause that may be configured.
+pub const SCRUB_EVERY_MIN: Duration = Duration::from_secs(1);
+/// See [`SCRUB_EVERY_MIN`].
+pub const SCRUB_EVERY_MAX: Duration = Duration::from_secs(31 * 24 * 3600);
+
+/// Longest pause behind a pass that found damage: the next one shows whether all is right again.
+pub const SCRUB_AGAIN: Duration = Duration::from_secs(60);
+
+/// Most bytes that a scrub reads in a second, unless the configuration says otherwise.
+pub const SCRUB_BYTES_PER_SECOND: u64 = 4 << 20;
+
+/// Fewest bytes in a second that may be configured.
+pub const SCRUB_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
+
+/// Bytes that a scrub reads in one step.
+pub const SCRUB_STEP_BYTES: usize = 128 * 1024;
+
 /// A node that was heard this short a while ago counts as reachable: several heartbeats.
 pub const REACHABLE_WITHIN: Duration = Duration::from_millis(500);
 
@@ -76,6 +103,9 @@ pub const PEER_KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 /// Pause before a lost connection to a peer is dialled again.
 pub const PEER_REDIAL: Duration = Duration::from_millis(100);
+
+/// The same for a peer that turned out to be of another cell, so that neither log is flooded.
+pub const FOREIGN_REDIAL: Duration = Duration::from_secs(5);
 
 const _: () = assert!(FRAME_BYTES_MAX < PEER_OUTBOX_BYTES_MAX);
 const _: () = assert!(FRAME_BYTES_MAX < CLIENT_OUTBOX_BYTES_MAX);

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use crate::builder::{ClientBuilder, SessionChoice, new_session};
 use crate::error::{BreakError, ConnectError};
 use crate::handle::Session;
-use crate::lock::{LockBuilder, NameArg};
+use crate::lock::NameArg;
 use crate::slot::{Broken, Waiter};
 use crate::task::Command;
 
@@ -40,11 +40,6 @@ impl Client {
     #[must_use]
     pub fn session_id(&self) -> Option<SessionId> {
         self.session.current.get()
-    }
-
-    /// Starts an acquisition of the lock `name`.
-    pub fn lock(&self, name: impl Into<NameArg>) -> LockBuilder {
-        LockBuilder::new(Arc::clone(&self.session), name.into())
     }
 
     /// Starts the set-up of another session over the same connection.

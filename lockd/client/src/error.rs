@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use lockd_protocol::client::{EndReason, ReconfigureRefusal, Refusal};
-use lockd_protocol::{CellId, InvalidName, SessionId};
+use lockd_protocol::client::{EndReason, InCircle, ReconfigureRefusal, Refusal};
+use lockd_protocol::{CellId, InvalidName, LockName, SessionId};
 
 use crate::config::ConfigError;
+use crate::guard::LockGuard;
 
 /// What the caller may conclude from an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,11 +155,14 @@ pub enum AcquireError {
     /// The name is not allowed.
     #[error(transparent)]
     Name(#[from] InvalidName),
-    /// The lock is taken, and the wait was [`Wait::Try`](crate::Wait::Try).
-    #[error("the lock is held by session {holder}")]
+    /// A lock is taken, and the wait was [`Wait::Try`](crate::Wait::Try).
+    #[error("lock {lock:?} is {}", taken_text(*.holder))]
     NotAvailable {
-        /// Who holds it.
-        holder: SessionId,
+        /// Which lock; of several of which one would do, the first.
+        lock: LockName,
+        /// Who has held it for longest. Nobody may: it can be promised to whoever waits for it
+        /// and for another one, or be closed for a while after its holder's session expired.
+        holder: Option<SessionId>,
     },
     /// The lock did not become free in time.
     #[error("the lock did not become free in time")]
@@ -170,6 +174,9 @@ pub enum AcquireError {
     /// The session was lost before an answer came.
     #[error("the session was lost while waiting: {0}")]
     SessionLost(LostReason),
+    /// The wait would never have ended: everybody on the circle waits for the next one.
+    #[error("a deadlock: {}", circle_text(.0))]
+    Deadlock(Vec<InCircle>),
     /// The cell refused.
     #[error("the cell refused: {0}")]
     Refused(Refusal),
@@ -198,6 +205,43 @@ impl AcquireError {
             _ => ErrorKind::Definite,
         }
     }
+}
+
+fn taken_text(holder: Option<SessionId>) -> String {
+    match holder {
+        Some(holder) => format!("held by session {holder}"),
+        None => "not free, although nobody holds it at the moment".to_owned(),
+    }
+}
+
+fn circle_text(circle: &[InCircle]) -> String {
+    let steps: Vec<String> = circle.iter().map(ToString::to_string).collect();
+    steps.join(", ")
+}
+
+/// A guard that could not be downgraded, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("the lock was not downgraded: {problem}")]
+pub struct DowngradeError {
+    /// The guard as it was: it still holds the lock, unless the problem says that it is lost.
+    pub guard: Box<LockGuard>,
+    /// What was wrong.
+    pub problem: DowngradeProblem,
+}
+
+/// Why a lock was not downgraded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DowngradeProblem {
+    /// It is not held any more.
+    #[error("it had been lost: {0}")]
+    Lost(LostReason),
+    /// The cell refused.
+    #[error("the cell refused: {0}")]
+    Refused(Refusal),
+    /// The client was closed, or the runtime it ran on is gone.
+    #[error("the client is closed")]
+    Closed,
 }
 
 /// What a release found.

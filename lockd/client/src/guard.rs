@@ -10,9 +10,9 @@ use tokio::sync::oneshot;
 
 use crate::clock;
 use crate::core::Time;
-use crate::error::{LostReason, ReleaseError, ReleaseOutcome};
+use crate::error::{DowngradeError, DowngradeProblem, LostReason, ReleaseError, ReleaseOutcome};
 use crate::handle::Session;
-use crate::lease::Grant;
+use crate::lease::{Grant, HeldLock};
 use crate::slot::ReleaseReply;
 use crate::task::Command;
 
@@ -42,7 +42,7 @@ pub enum GuardState {
 /// A guard alone protects nothing: its holder can be paused past its deadline between looking
 /// and writing. Show the [ticket](LockGuard::ticket) to the gateway in front of the data, or
 /// compare the [token](LockGuard::token) where the data is.
-#[must_use = "a guard that is dropped gives its lock back"]
+#[must_use = "a guard that is dropped gives its locks back"]
 pub struct LockGuard {
     grant: Arc<Grant>,
     session: Arc<Session>,
@@ -58,23 +58,49 @@ impl LockGuard {
         }
     }
 
-    /// The lock's name.
+    /// The lock's name; of several locks, the first one's.
     #[must_use]
     pub fn name(&self) -> &LockName {
-        &self.grant.name
+        &self.first().name
     }
 
-    /// The fencing token: higher than that of every grant before, over all locks of the cell.
+    /// The fencing token: higher than that of every grant before, over all locks of the cell. Of
+    /// several locks, the first one's.
     #[must_use]
     pub fn token(&self) -> Token {
-        self.grant.token
+        self.first().token
+    }
+
+    /// Which permit of a semaphore this is, counted from 0; 0 for other locks.
+    #[must_use]
+    pub fn slot(&self) -> u32 {
+        self.first().slot
     }
 
     /// The signed form of the grant, for gateways; `None` after
-    /// [`without_ticket`](crate::LockBuilder::without_ticket).
+    /// [`without_ticket`](crate::LockBuilder::without_ticket). Of several locks, the first one's.
     #[must_use]
     pub fn ticket(&self) -> Option<&TicketText> {
-        self.grant.ticket.as_ref()
+        self.first().ticket.as_ref()
+    }
+
+    /// All tickets, with a space between them: what to show to a gateway.
+    #[must_use]
+    pub fn tickets(&self) -> String {
+        let tickets = self.locks().iter().filter_map(|lock| lock.ticket.as_ref());
+        let texts: Vec<&str> = tickets.map(TicketText::as_str).collect();
+        texts.join(" ")
+    }
+
+    /// Every lock that is held, in the order in which they were named.
+    #[must_use]
+    pub fn locks(&self) -> &[HeldLock] {
+        &self.grant.locks
+    }
+
+    fn first(&self) -> &HeldLock {
+        // A guard is made of a grant of at least one lock: see `Slot::done`.
+        &self.grant.locks[0]
     }
 
     /// The session that holds the lock.
@@ -117,6 +143,46 @@ impl LockGuard {
         self.grant.lost().await
     }
 
+    /// Runs `work` as long as the lock is held: drops it at the moment at which the lock must not
+    /// be relied on any more.
+    ///
+    /// # Errors
+    /// Why the lock was lost. What `work` had begun is not undone.
+    pub async fn run<F: Future>(&self, work: F) -> Result<F::Output, LostReason> {
+        tokio::select! {
+            biased;
+            reason = self.lost() => Err(reason),
+            output = work => Ok(output),
+        }
+    }
+
+    /// Holds as shared what is held as exclusive, under the same token, in one step: nobody gets
+    /// in between who would not get in beside a shared holder.
+    ///
+    /// # Errors
+    /// [`DowngradeError`], which has the guard as it was.
+    pub async fn downgrade(self) -> Result<LockGuard, DowngradeError> {
+        let (reply, outcome) = oneshot::channel();
+        let downgrade = Command::Downgrade {
+            slot: self.session.slot(),
+            grant: Arc::clone(&self.grant),
+            reply,
+        };
+        // Without a background task there is no outcome either.
+        let _ = self.session.send(downgrade);
+        match outcome.await.unwrap_or(Err(DowngradeProblem::Closed)) {
+            Ok(grant) => {
+                let mut guard = self;
+                guard.grant = grant;
+                Ok(guard)
+            }
+            Err(problem) => Err(DowngradeError {
+                guard: Box::new(self),
+                problem,
+            }),
+        }
+    }
+
     /// Gives the lock back, and waits for the cell to confirm. If this future is dropped, the
     /// release goes on.
     ///
@@ -150,8 +216,7 @@ impl Drop for LockGuard {
 impl fmt::Debug for LockGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LockGuard")
-            .field("name", self.name())
-            .field("token", &self.token())
+            .field("locks", &self.locks())
             .field("session", &self.session())
             .field("state", &self.state())
             .finish_non_exhaustive()

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use lockd_protocol::ticket::TicketText;
-use lockd_protocol::{LockName, Sequence, SessionId, Token};
+use lockd_protocol::{LockName, Mode, Sequence, SessionId, Token};
 use tokio::sync::Notify;
 
 use crate::clock;
@@ -102,12 +102,27 @@ impl Lease {
     }
 }
 
-/// One grant.
+/// A lock that an acquisition got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HeldLock {
+    /// Its name.
+    pub name: LockName,
+    /// How it is held.
+    pub mode: Mode,
+    /// The fencing token.
+    pub token: Token,
+    /// Which permit of a semaphore this is, counted from 0; 0 in other modes.
+    pub slot: u32,
+    /// The signed form of the grant, if it was asked for.
+    pub ticket: Option<TicketText>,
+}
+
+/// What one acquisition got.
 #[derive(Debug)]
 pub(crate) struct Grant {
-    pub(crate) name: LockName,
-    pub(crate) token: Token,
-    pub(crate) ticket: Option<TicketText>,
+    /// In order of tokens.
+    pub(crate) locks: Vec<HeldLock>,
     pub(crate) acquire: Sequence,
     pub(crate) lease: Arc<Lease>,
     /// Why it was lost, and its last deadline.
@@ -116,17 +131,9 @@ pub(crate) struct Grant {
 }
 
 impl Grant {
-    pub(crate) fn new(
-        name: LockName,
-        token: Token,
-        ticket: Option<TicketText>,
-        acquire: Sequence,
-        lease: Arc<Lease>,
-    ) -> Grant {
+    pub(crate) fn new(locks: Vec<HeldLock>, acquire: Sequence, lease: Arc<Lease>) -> Grant {
         Grant {
-            name,
-            token,
-            ticket,
+            locks,
             acquire,
             lease,
             lost: OnceLock::new(),

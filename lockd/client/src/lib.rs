@@ -76,6 +76,7 @@ mod dialer;
 mod error;
 mod guard;
 mod handle;
+mod kinds;
 mod lease;
 mod link;
 mod lock;
@@ -91,13 +92,16 @@ pub use clock::now;
 pub use config::{ClientConfig, ConfigError};
 pub use core::Time;
 pub use error::{
-    AcquireError, BreakError, ConnectError, ErrorKind, LostReason, QueryError, ReconfigureError,
-    ReleaseError, ReleaseOutcome,
+    AcquireError, BreakError, ConnectError, DowngradeError, DowngradeProblem, ErrorKind,
+    LostReason, QueryError, ReconfigureError, ReleaseError, ReleaseOutcome,
 };
 pub use guard::{GuardState, LockGuard};
-pub use lock::{LockBuilder, NameArg, Wait};
+pub use kinds::{RwLock, Segments, Semaphore};
+pub use lease::HeldLock;
+pub use lock::{LockBuilder, NameArg, Wait, WantArg};
 /// The protocol's types, for what appears in this crate's interface.
 pub use lockd_protocol as protocol;
+pub use lockd_protocol::Mode;
 pub use probe::probe;
 pub use query::Page;
 pub use slot::Broken;

@@ -1,9 +1,9 @@
-//! Acquiring a lock.
+//! Acquiring locks.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockd_protocol::client::{self as protocol, Operation};
+use lockd_protocol::client::{self as protocol, Acquire, Operation, Owner, Want, Wants};
 use lockd_protocol::{InvalidName, LockName, Millis, Mode};
 use tokio::sync::oneshot;
 
@@ -30,10 +30,7 @@ impl From<Wait> for protocol::Wait {
     fn from(wait: Wait) -> protocol::Wait {
         match wait {
             Wait::Try => protocol::Wait::Try,
-            Wait::For(span) => {
-                let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-                protocol::Wait::For(Millis(millis))
-            }
+            Wait::For(span) => protocol::Wait::For(millis(span)),
             Wait::Forever => protocol::Wait::Forever,
         }
     }
@@ -73,27 +70,55 @@ impl From<&LockName> for NameArg {
     }
 }
 
-/// How a lock is to be acquired.
+/// A lock and how it is to be held, given as a name (exclusively) or as a name and a [`Mode`].
+#[derive(Clone, Debug)]
+pub struct WantArg(pub(crate) Result<Want, InvalidName>);
+
+impl<N: Into<NameArg>> From<N> for WantArg {
+    fn from(name: N) -> WantArg {
+        WantArg::new(name.into(), Mode::Exclusive)
+    }
+}
+
+impl<N: Into<NameArg>> From<(N, Mode)> for WantArg {
+    fn from((name, mode): (N, Mode)) -> WantArg {
+        WantArg::new(name.into(), mode)
+    }
+}
+
+impl WantArg {
+    pub(crate) fn new(name: NameArg, mode: Mode) -> WantArg {
+        WantArg(name.0.map(|lock| Want { lock, mode }))
+    }
+}
+
+/// How locks are to be acquired.
 #[derive(Clone, Debug)]
 #[must_use = "nothing happens until `acquire`"]
 pub struct LockBuilder {
     session: Arc<Session>,
-    name: NameArg,
+    wants: Result<Wants, InvalidName>,
     wait: Wait,
     ticket: bool,
+    owner: Option<Owner>,
+    barge: bool,
+    delay: Duration,
 }
 
 impl LockBuilder {
-    pub(crate) fn new(session: Arc<Session>, name: NameArg) -> LockBuilder {
+    pub(crate) fn new(session: Arc<Session>, wants: Result<Wants, InvalidName>) -> LockBuilder {
         LockBuilder {
             session,
-            name,
+            wants,
             wait: Wait::default(),
             ticket: true,
+            owner: None,
+            barge: false,
+            delay: Duration::ZERO,
         }
     }
 
-    /// How long to wait if the lock is taken: for ever unless set.
+    /// How long to wait if a lock is taken: for ever unless set.
     pub fn wait(mut self, wait: Wait) -> LockBuilder {
         self.wait = wait;
         self
@@ -106,29 +131,81 @@ impl LockBuilder {
         self
     }
 
-    /// Acquires the lock. Waiters are served in the order in which the cell got to know them.
+    /// Beside others who hold the lock as shared, and beside nobody else. Readers do not overtake
+    /// a writer that waits.
+    pub fn shared(mut self) -> LockBuilder {
+        let shared = |want: &mut Want| want.mode = Mode::Shared;
+        match &mut self.wants {
+            Ok(Wants::One(want)) => shared(want),
+            Ok(Wants::All(wants) | Wants::Any(wants)) => wants.iter_mut().for_each(shared),
+            Err(_) => {}
+        }
+        self
+    }
+
+    /// On whose behalf within the session: somebody who does one thing after the other, such as a
+    /// thread. A wait that would close a circle of owners who wait for each other is then refused
+    /// at once, with [`AcquireError::Deadlock`]; and the owner of a lock does not get it twice.
+    ///
+    /// Without an owner nothing is known of who would wait for whom: of two tasks that share a
+    /// session, one may well wait for what the other will give back.
+    pub fn owner(mut self, name: impl Into<String>) -> LockBuilder {
+        self.owner = Some(Owner {
+            name: name.into(),
+            reentries: 1,
+        });
+        self
+    }
+
+    /// Like [`LockBuilder::owner`], but the owner of a lock may acquire it again, up to `limit`
+    /// times at the same time, and gets the same token each time. The lock is free when the last
+    /// of its guards is.
+    pub fn reentrant(mut self, name: impl Into<String>, limit: u32) -> LockBuilder {
+        self.owner = Some(Owner {
+            name: name.into(),
+            reentries: limit,
+        });
+        self
+    }
+
+    /// Takes what is free although others wait for it. What is not free is waited for in turn.
+    pub fn barging(mut self) -> LockBuilder {
+        self.barge = true;
+        self
+    }
+
+    /// Keeps the lock closed to everybody for a while should this session expire with it: time for
+    /// what this holder has sent to arrive where nobody looks at tokens. At most a minute.
+    pub fn delay_after_expiry(mut self, delay: Duration) -> LockBuilder {
+        self.delay = delay;
+        self
+    }
+
+    /// Acquires. Waiters are served in the order in which the cell got to know them.
     ///
     /// Dropping the future at any moment leaves the queue; if the lock had just been granted, it
     /// is given back.
     ///
     /// # Errors
-    /// [`AcquireError`]. Whatever it says, the lock is not held.
+    /// [`AcquireError`]. Whatever it says, nothing is held.
     pub async fn acquire(self) -> Result<LockGuard, AcquireError> {
-        let name = self.name.0?;
+        let wants = self.wants?;
         let session = self.session;
         let (reply, mut answer) = oneshot::channel();
         let request = session.shared.next_request();
         let command = Command::Submit {
             slot: session.slot(),
             request,
-            operation: Operation::Acquire {
-                lock: name.clone(),
-                mode: Mode::Exclusive,
+            operation: Operation::Acquire(Acquire {
+                wants: wants.clone(),
                 wait: self.wait.into(),
                 ticket: self.ticket,
-            },
+                owner: self.owner,
+                barge: self.barge,
+                delay: millis(self.delay),
+            }),
             waiter: Waiter::Acquire {
-                name,
+                wants,
                 session: Arc::clone(&session),
                 reply,
             },
@@ -151,6 +228,10 @@ impl LockBuilder {
         pending.answered();
         answered.unwrap_or(Err(AcquireError::Closed))
     }
+}
+
+fn millis(span: Duration) -> Millis {
+    Millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// An acquisition on its way. Dropped before its answer, it is taken back.

@@ -104,23 +104,37 @@ impl Client {
     /// [`QueryError`].
     pub async fn who(&self, name: impl Into<NameArg>) -> Result<Option<LockDetail>, QueryError> {
         let lock = name.into().0?;
-        let Some(mut detail) = self.who_page(&lock, 0).await? else {
+        let Some(mut detail) = self.who_page(&lock, 0, 0).await? else {
             return Ok(None);
         };
-        while detail.waiters.len() < detail.summary.waiters as usize {
-            let skip = u32::try_from(detail.waiters.len()).unwrap_or(u32::MAX);
-            match self.who_page(&lock, skip).await? {
-                Some(next) if !next.waiters.is_empty() => detail.waiters.extend(next.waiters),
-                _ => break,
+        while detail.more_holders || detail.more_waiters {
+            let skip = |seen: usize| u32::try_from(seen).unwrap_or(u32::MAX);
+            let (holders, waiters) = (skip(detail.holders.len()), skip(detail.waiters.len()));
+            let Some(next) = self.who_page(&lock, holders, waiters).await? else {
+                break;
+            };
+            let before = detail.holders.len() + detail.waiters.len();
+            detail.holders.extend(next.holders);
+            detail.waiters.extend(next.waiters);
+            detail.more_holders = next.more_holders;
+            detail.more_waiters = next.more_waiters;
+            if detail.holders.len() + detail.waiters.len() == before {
+                break;
             }
         }
         Ok(Some(detail))
     }
 
-    async fn who_page(&self, lock: &LockName, skip: u32) -> Result<Option<LockDetail>, QueryError> {
+    async fn who_page(
+        &self,
+        lock: &LockName,
+        skip_holders: u32,
+        skip_waiters: u32,
+    ) -> Result<Option<LockDetail>, QueryError> {
         let query = Query::Lock {
             lock: lock.clone(),
-            skip,
+            skip_holders,
+            skip_waiters,
             limit: PAGE_ITEMS_MAX,
         };
         match self.ask(query).await? {

@@ -13,10 +13,10 @@ use tokio::sync::oneshot;
 
 use crate::clock;
 use crate::core::{Ended, Input, Output, RequestId, Time};
-use crate::error::{LostReason, ReleaseError};
+use crate::error::{DowngradeProblem, LostReason, ReleaseError};
 use crate::guard::GuardState;
 use crate::lease::{Grant, Lease};
-use crate::slot::{ReleaseReply, Slot, Waiter, failed};
+use crate::slot::{DowngradeReply, ReleaseReply, Slot, Waiter, failed};
 use crate::task::{Command, SlotId};
 
 /// The sessions and what they share.
@@ -149,6 +149,7 @@ impl Sessions {
                 self.drive(now, slot, Input::TakeBack { request });
             }
             Command::Release { slot, grant, reply } => self.release(now, slot, &grant, reply),
+            Command::Downgrade { slot, grant, reply } => self.downgrade(now, slot, grant, reply),
             Command::Close { slot, reply } => self.close(now, slot, reply),
             Command::Query { .. } => {}
         }
@@ -176,12 +177,12 @@ impl Sessions {
                 session,
                 sequence,
                 outcome,
-                ticket,
+                tickets,
             } => {
                 let input = Input::Reply {
                     sequence,
                     outcome,
-                    ticket,
+                    tickets,
                 };
                 (session, input)
             }
@@ -238,6 +239,22 @@ impl Sessions {
         }
     }
 
+    fn downgrade(&mut self, now: Time, id: SlotId, grant: Arc<Grant>, reply: DowngradeReply) {
+        if let GuardState::Lost { reason } = grant.state() {
+            // Whoever waited may have gone.
+            let _ = reply.send(Err(DowngradeProblem::Lost(reason)));
+            return;
+        }
+        let acquire = grant.acquire;
+        let ticket = grant.locks.iter().any(|lock| lock.ticket.is_some());
+        let input = Input::Downgrade {
+            acquire,
+            ticket,
+            waiter: Waiter::Downgrade { grant, reply },
+        };
+        self.drive(now, id, input);
+    }
+
     fn close(&mut self, now: Time, id: SlotId, reply: Option<oneshot::Sender<()>>) {
         let Some(slot) = self.slots.get_mut(&id).filter(|slot| !slot.closing) else {
             return;
@@ -281,8 +298,8 @@ impl Sessions {
                     waiter,
                     sequence,
                     outcome,
-                    ticket,
-                } => slot.done(waiter, sequence, outcome, ticket),
+                    tickets,
+                } => slot.done(waiter, sequence, outcome, tickets),
                 Output::Failed { waiter, ended } => failed(waiter, &ended, self.open_timeout),
                 Output::GrantLost { acquire, reason } => slot.grant_lost(acquire, reason),
                 Output::Suspect => self.suspect = true,

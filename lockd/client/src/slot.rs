@@ -6,18 +6,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockd_protocol::client::{EndReason, Outcome, Refusal};
+use lockd_protocol::client::{EndReason, Outcome, Refusal, Wants};
 use lockd_protocol::ticket::TicketText;
-use lockd_protocol::{LockName, Millis, Nonce, Sequence, SessionId, Token};
+use lockd_protocol::{Millis, Mode, Nonce, Sequence, SessionId, Token};
 use tokio::sync::oneshot;
 
 use crate::core::{Ended, SessionCore, SessionOptions, Time};
 use crate::error::{
-    AcquireError, BreakError, ConnectError, LostReason, ReleaseError, ReleaseOutcome,
+    AcquireError, BreakError, ConnectError, DowngradeProblem, LostReason, ReleaseError,
+    ReleaseOutcome,
 };
-use crate::guard::LockGuard;
+use crate::guard::{GuardState, LockGuard};
 use crate::handle::{Current, Session};
-use crate::lease::{Grant, Lease};
+use crate::lease::{Grant, HeldLock, Lease};
 
 /// What every session of a slot is opened with.
 #[derive(Clone, Debug)]
@@ -34,26 +35,32 @@ impl SessionSettings {
 }
 
 /// What a break did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {
-    /// The session that loses the lock.
-    pub holder: SessionId,
-    /// Token of the grant that ends.
-    pub token: Token,
-    /// No grant so far has a token this high: fences the holder off at the storage.
+    /// The sessions that lose the lock and the tokens of their grants, the oldest first. Of a
+    /// great many only the first are named.
+    pub holders: Vec<(SessionId, Token)>,
+    /// No grant so far has a token this high: fences the holders off at the storage.
     pub fence: Token,
 }
 
 /// Takes the outcome of a release.
 pub(crate) type ReleaseReply = oneshot::Sender<Result<ReleaseOutcome, ReleaseError>>;
 
+/// Takes the outcome of a downgrade.
+pub(crate) type DowngradeReply = oneshot::Sender<Result<Arc<Grant>, DowngradeProblem>>;
+
 /// Who waits for the outcome of a request.
 #[derive(Debug)]
 pub(crate) enum Waiter {
     Acquire {
-        name: LockName,
+        wants: Wants,
         session: Arc<Session>,
         reply: oneshot::Sender<Result<LockGuard, AcquireError>>,
+    },
+    Downgrade {
+        grant: Arc<Grant>,
+        reply: DowngradeReply,
     },
     Release(Option<ReleaseReply>),
     Break(oneshot::Sender<Result<Broken, BreakError>>),
@@ -187,24 +194,28 @@ impl Slot {
         waiter: Waiter,
         sequence: Sequence,
         outcome: Outcome,
-        ticket: Option<TicketText>,
+        tickets: Vec<TicketText>,
     ) {
         match waiter {
             Waiter::Acquire {
-                name,
+                wants,
                 session,
                 reply,
             } => {
-                let guard = match (outcome, &self.lease) {
-                    (Outcome::Granted { token }, Some(lease)) => {
-                        let lease = Arc::clone(lease);
-                        let grant = Arc::new(Grant::new(name, token, ticket, sequence, lease));
+                let lease = self.lease.clone();
+                let guard = match (held_locks(&wants, &outcome, tickets), lease) {
+                    (Some(locks), Some(lease)) => {
+                        let grant = Arc::new(Grant::new(locks, sequence, lease));
                         self.grants.insert(sequence, Arc::clone(&grant));
                         Ok(LockGuard::new(grant, session))
                     }
-                    (outcome, _) => Err(not_acquired(outcome)),
+                    _ => Err(not_acquired(&wants, outcome)),
                 };
                 drop(reply.send(guard));
+            }
+            Waiter::Downgrade { grant, reply } => {
+                // Whoever waited may have gone.
+                let _ = reply.send(self.downgraded(&grant, outcome, tickets));
             }
             Waiter::Release(reply) => {
                 if let Some(reply) = reply {
@@ -228,6 +239,61 @@ impl Slot {
     }
 }
 
+impl Slot {
+    /// The grant as it is after its downgrade, in place of the one before.
+    fn downgraded(
+        &mut self,
+        grant: &Arc<Grant>,
+        outcome: Outcome,
+        tickets: Vec<TicketText>,
+    ) -> Result<Arc<Grant>, DowngradeProblem> {
+        match outcome {
+            Outcome::Downgraded => {}
+            Outcome::Refused(refusal) => return Err(DowngradeProblem::Refused(refusal)),
+            _ => {
+                let reason = EndReason::Unknown;
+                return Err(DowngradeProblem::Lost(LostReason::SessionEnded(reason)));
+            }
+        }
+        if let GuardState::Lost { reason } = grant.state() {
+            return Err(DowngradeProblem::Lost(reason));
+        }
+        let mut tickets = tickets.into_iter();
+        let locks = grant.locks.iter().map(|lock| HeldLock {
+            mode: Mode::Shared,
+            ticket: tickets.next(),
+            ..lock.clone()
+        });
+        let (acquire, lease) = (grant.acquire, Arc::clone(&grant.lease));
+        let grant = Arc::new(Grant::new(locks.collect(), acquire, lease));
+        self.grants.insert(acquire, Arc::clone(&grant));
+        Ok(grant)
+    }
+}
+
+/// What was granted, if anything was. A cell that grants nothing, or what nobody asked for, is not
+/// believed.
+fn held_locks(wants: &Wants, outcome: &Outcome, tickets: Vec<TicketText>) -> Option<Vec<HeldLock>> {
+    let Outcome::Granted(grants) = outcome else {
+        return None;
+    };
+    let mut tickets = tickets.into_iter();
+    let locks: Option<Vec<HeldLock>> = grants
+        .iter()
+        .map(|grant| {
+            let want = wants.each().get(grant.want as usize)?;
+            Some(HeldLock {
+                name: want.lock.clone(),
+                mode: want.mode,
+                token: grant.token,
+                slot: grant.slot,
+                ticket: tickets.next(),
+            })
+        })
+        .collect();
+    locks.filter(|locks| !locks.is_empty())
+}
+
 /// Tells whoever waits that its request will not be answered.
 pub(crate) fn failed(waiter: Waiter, ended: &Ended, open_timeout: Duration) {
     let reason = lost_reason(ended);
@@ -242,6 +308,9 @@ pub(crate) fn failed(waiter: Waiter, ended: &Ended, open_timeout: Duration) {
                 _ => AcquireError::SessionLost(reason),
             };
             drop(reply.send(Err(error)));
+        }
+        Waiter::Downgrade { reply, .. } => {
+            let _ = reply.send(Err(DowngradeProblem::Lost(reason)));
         }
         Waiter::Release(reply) => {
             if let Some(reply) = reply {
@@ -283,10 +352,17 @@ fn lost_reason(ended: &Ended) -> LostReason {
     }
 }
 
-fn not_acquired(outcome: Outcome) -> AcquireError {
+fn not_acquired(wants: &Wants, outcome: Outcome) -> AcquireError {
     match outcome {
-        Outcome::NotAvailable { holder } => AcquireError::NotAvailable { holder },
+        Outcome::NotAvailable { want, holder } => match wants.each().get(want as usize) {
+            Some(want) => AcquireError::NotAvailable {
+                lock: want.lock.clone(),
+                holder,
+            },
+            None => AcquireError::Over,
+        },
         Outcome::TimedOut => AcquireError::TimedOut,
+        Outcome::Refused(Refusal::Deadlock(circle)) => AcquireError::Deadlock(circle),
         Outcome::Refused(refusal) => AcquireError::Refused(refusal),
         _ => AcquireError::Over,
     }
@@ -294,15 +370,7 @@ fn not_acquired(outcome: Outcome) -> AcquireError {
 
 fn broken(outcome: Outcome) -> Result<Broken, BreakError> {
     match outcome {
-        Outcome::Broken {
-            holder,
-            token,
-            fence,
-        } => Ok(Broken {
-            holder,
-            token,
-            fence,
-        }),
+        Outcome::Broken { holders, fence } => Ok(Broken { holders, fence }),
         Outcome::Refused(refusal) => Err(BreakError::Refused(refusal)),
         Outcome::NothingToBreak => Err(BreakError::NothingToBreak),
         _ => Err(BreakError::Refused(Refusal::NoSession)),

@@ -20,7 +20,7 @@ use crate::handle::Current;
 use crate::lease::Grant;
 use crate::link::{Link, Received};
 use crate::sessions::Sessions;
-use crate::slot::{Opener, ReleaseReply, SessionSettings, Waiter};
+use crate::slot::{DowngradeReply, Opener, ReleaseReply, SessionSettings, Waiter};
 
 /// Commands taken in one turn.
 const COMMANDS_PER_TURN: usize = 512;
@@ -65,6 +65,12 @@ pub(crate) enum Command {
         slot: SlotId,
         grant: Arc<Grant>,
         reply: Option<ReleaseReply>,
+    },
+    /// Hold this grant as shared.
+    Downgrade {
+        slot: SlotId,
+        grant: Arc<Grant>,
+        reply: DowngradeReply,
     },
     /// Ask about the state.
     Query {
@@ -290,9 +296,9 @@ impl Task {
                         let _ = reply.send(answer);
                     }
                 }
-                Ok(Some(NodeFrame::Members(members))) => {
+                Ok(Some(NodeFrame::Members { epoch, members })) => {
                     let addresses = members.into_iter().map(|(_, address)| address);
-                    self.endpoints.learned(addresses);
+                    self.endpoints.learned(epoch, addresses);
                 }
                 Ok(Some(frame)) => {
                     if self.sessions.take_frame(now, frame) {

@@ -23,8 +23,11 @@ async fn a_lock_is_held_by_one_client_at_a_time_and_tokens_rise() {
     assert_eq!(Some(first.session()), a.session_id());
 
     let taken = b.lock("orders/42").wait(Wait::Try).acquire().await;
-    let holder = first.session();
-    assert_eq!(taken.unwrap_err(), AcquireError::NotAvailable { holder });
+    let not_available = AcquireError::NotAvailable {
+        lock: first.name().clone(),
+        holder: Some(first.session()),
+    };
+    assert_eq!(taken.unwrap_err(), not_available);
     let wait = Wait::For(Duration::from_millis(100));
     let late = b.lock("orders/42").wait(wait).acquire().await;
     assert_eq!(late.unwrap_err(), AcquireError::TimedOut);
@@ -104,10 +107,7 @@ async fn a_lock_that_is_broken_is_lost_to_its_holder_and_moves_on() {
     let guard = a.lock("orders/42").acquire().await.expect("free");
     let broken = b.break_lock("orders/42", "maintenance", false).await;
     let broken = broken.expect("held");
-    assert_eq!(
-        (broken.holder, broken.token),
-        (guard.session(), guard.token())
-    );
+    assert_eq!(broken.holders, [(guard.session(), guard.token())]);
     let reason = "maintenance".to_owned();
     assert_eq!(guard.lost().await, LostReason::Broken { reason });
     let busy = b.lock("orders/42").wait(Wait::Try).acquire().await;
@@ -164,7 +164,7 @@ async fn sessions_over_one_connection_are_strangers_to_each_other() {
     let taken = b.lock("orders/42").wait(Wait::Try).acquire().await;
     assert!(matches!(taken, Err(AcquireError::NotAvailable { .. })));
     let detail = b.who("orders/42").await.expect("answered").expect("held");
-    assert_eq!(detail.summary.holder, guard.session());
+    assert_eq!(detail.summary.holder, Some(guard.session()));
 }
 
 #[tokio::test]

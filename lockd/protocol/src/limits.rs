@@ -1,10 +1,10 @@
 //! Every bound of the protocol, as a named constant with its unit.
 
 /// Version of the client protocol that this crate speaks.
-pub const CLIENT_PROTOCOL_VERSION: u16 = 1;
+pub const CLIENT_PROTOCOL_VERSION: u16 = 2;
 
 /// Version of what the nodes of a cell say to each other.
-pub const PEER_PROTOCOL_VERSION: u16 = 1;
+pub const PEER_PROTOCOL_VERSION: u16 = 2;
 
 /// TLS application protocol of client connections.
 pub const CLIENT_ALPN: &[u8] = b"lockd/1";
@@ -39,6 +39,27 @@ pub const SESSION_WINDOW: u64 = 1024;
 /// Most acquisitions (held or waited for) of one session.
 pub const ACQUISITIONS_PER_SESSION_MAX: usize = 1 << 20;
 
+/// Most locks that one acquisition may name.
+pub const WANTS_MAX: usize = 64;
+
+/// Most permits of a semaphore.
+pub const PERMITS_MAX: u32 = 10_000;
+
+/// Longest name of a semaphore, bytes: its permits' fences are called `name#slot`.
+pub const SEMAPHORE_NAME_BYTES_MAX: usize = LOCK_NAME_BYTES_MAX - 8;
+
+/// Most often that an owner may hold one lock at the same time.
+pub const REENTRIES_MAX: u32 = 10_000;
+
+/// Longest time that a lock may stay closed after the session of its holder expired, ms.
+pub const LOCK_DELAY_MAX_MS: u64 = 60_000;
+
+/// Most steps of a circle of waits that are told.
+pub const CIRCLE_TOLD_MAX: usize = 32;
+
+/// Most holders that the answer to a break names.
+pub const BROKEN_HOLDERS_TOLD_MAX: usize = 1000;
+
 /// Most items in one page of a listing. A page also ends where its frame would be full.
 pub const PAGE_ITEMS_MAX: u32 = 1000;
 
@@ -56,6 +77,12 @@ pub const TOKEN_COUNTER_BITS: u32 = 48;
 /// A client shortens its lease by twice this bound (both clocks may be off).
 pub const CLOCK_RATE_BOUND_PER_MILLE: u64 = 10;
 
+const _: () = assert!(WANTS_MAX * (LOCK_NAME_BYTES_MAX + 16) + TEXT_BYTES_MAX < FRAME_BYTES_MAX);
+const _: () = assert!(WANTS_MAX * (TICKET_TEXT_BYTES_MAX + 32) < FRAME_BYTES_MAX);
+const _: () =
+    assert!(CIRCLE_TOLD_MAX * (LOCK_NAME_BYTES_MAX + TEXT_BYTES_MAX + 32) < FRAME_BYTES_MAX);
+const _: () = assert!(BROKEN_HOLDERS_TOLD_MAX * 20 < FRAME_BYTES_MAX);
+const _: () = assert!(PERMITS_MAX < 10_000_000); // seven digits and the '#' are eight bytes
 const _: () = assert!(TTL_MIN_MS < TTL_MAX_MS);
 const _: () = assert!(LOCK_NAME_BYTES_MAX + TEXT_BYTES_MAX + 1024 < FRAME_BYTES_MAX);
 const _: () = assert!(TOKEN_COUNTER_BITS < 63);

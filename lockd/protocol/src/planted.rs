@@ -1,5 +1,5 @@
 //! Bugs that can be planted in nodes, clients and gateways, to show that the simulator of the
-//! whole system finds them.
+//! whole system, or the model check of the leases, finds them.
 //!
 //! Without the feature `sim` no bug can be planted, and the question folds to `false`. It lives
 //! here because this crate lies below all that can have one. What is planted is planted for one
@@ -13,7 +13,7 @@ pub enum Planted {
     RetryExecutedTwice,
     /// State: the answer of a request is forgotten before the client has acknowledged it.
     DedupEvicted,
-    /// State: a release is taken whatever token it names.
+    /// State: a release that names nothing the session has is taken for its newest grant.
     ReleaseWithoutToken,
     /// State: a session that ends stays in the queues, and is granted what it waits for.
     GrantToEndedSession,
@@ -21,8 +21,8 @@ pub enum Planted {
     UnfairQueue,
     /// State: what follows from a command differs from node to node.
     NonDeterministicApply,
-    /// State: tokens are counted for each lock, from its first holder on.
-    TokenPerLock,
+    /// State: each session counts its tokens for itself.
+    TokenPerSession,
     /// Node: a renewal is answered although its session has ended.
     RenewedAfterTheEnd,
     /// Node: a renewal is answered without waiting for a confirmation.
@@ -45,10 +45,23 @@ pub enum Planted {
     AdmitBeforeDrained,
     /// Gateway: after the database lost its memory, the cell is not asked.
     NoReseed,
+    /// Client: the lease of a new session counts from the answer to Open.
+    LeaseFromOpened,
+    /// Node: a renewal restarts its session's timer when it is answered, not when it comes.
+    TimerFromAnswer,
+    /// Node: a renewal gives a session half of its TTL.
+    ExpiredTooSoon,
+    /// Node: a decision to end a session outlives the leadership that took it, and goes into the
+    /// log as soon as the next one is established.
+    QueueOutlivesLeadership,
+    /// State: an expiry counts whichever leadership decided it.
+    ExpiryOfAnyLeadership,
+    /// Node: a question is answered without waiting for a confirmation.
+    AnsweredUnconfirmed,
 }
 
 impl Planted {
-    /// Every bug that can be planted.
+    /// The bugs that the simulator of the whole system finds.
     pub const ALL: [Planted; 18] = [
         Planted::RetryExecutedTwice,
         Planted::DedupEvicted,
@@ -56,7 +69,7 @@ impl Planted {
         Planted::GrantToEndedSession,
         Planted::UnfairQueue,
         Planted::NonDeterministicApply,
-        Planted::TokenPerLock,
+        Planted::TokenPerSession,
         Planted::RenewedAfterTheEnd,
         Planted::NoConfirmRound,
         Planted::RenewedWhileExpiring,
@@ -69,6 +82,17 @@ impl Planted {
         Planted::AdmitBeforeDrained,
         Planted::NoReseed,
     ];
+
+    /// The others, for which so much has to come together that only the model check of the leases
+    /// looks for them.
+    pub const MODELLED: [Planted; 6] = [
+        Planted::LeaseFromOpened,
+        Planted::TimerFromAnswer,
+        Planted::ExpiredTooSoon,
+        Planted::QueueOutlivesLeadership,
+        Planted::ExpiryOfAnyLeadership,
+        Planted::AnsweredUnconfirmed,
+    ];
 }
 
 #[cfg(feature = "sim")]
@@ -78,13 +102,21 @@ mod here {
     use super::Planted;
 
     thread_local! {
-        static BUG: Cell<Option<Planted>> = const { Cell::new(None) };
+        /// A bit for each bug.
+        static BUGS: Cell<u64> = const { Cell::new(0) };
         static NODE: Cell<u64> = const { Cell::new(0) };
     }
 
     /// Plants a bug in everything that runs on this thread, or removes the one that is there.
     pub fn plant(bug: Option<Planted>) {
-        BUG.set(bug);
+        plant_all(bug.as_slice());
+    }
+
+    /// Plants these bugs, and only these, in everything that runs on this thread: where one rule
+    /// makes up for the loss of another.
+    pub fn plant_all(bugs: &[Planted]) {
+        let bits = bugs.iter().map(|bug| 1 << *bug as u64);
+        BUGS.set(bits.fold(0, |all, bit| all | bit));
     }
 
     /// Says which node is about to run on this thread: what differs from node to node.
@@ -95,7 +127,7 @@ mod here {
     /// Whether this bug is planted.
     #[must_use]
     pub fn has(bug: Planted) -> bool {
-        BUG.get() == Some(bug)
+        BUGS.get() & 1 << bug as u64 != 0
     }
 
     /// Whether this bug is planted, and the node that runs has an odd number.
@@ -106,7 +138,7 @@ mod here {
 }
 
 #[cfg(feature = "sim")]
-pub use here::{has, has_at_odd_nodes, plant, run_as};
+pub use here::{has, has_at_odd_nodes, plant, plant_all, run_as};
 
 /// Whether this bug is planted: never, in what is not built for simulation.
 #[cfg(not(feature = "sim"))]

@@ -2,8 +2,12 @@
 //!
 //! ```text
 //! "lk1." base64url( version u8 = 1 | key id u32 | cell [u8; 16] | token u64 | session u64
-//!                   | mode u8 | name length u16 | name | Ed25519 signature [u8; 64] )
+//!                   | mode u8 | [permits u32, for mode 2 only] | name length u16 | name
+//!                   | Ed25519 signature [u8; 64] )
 //! ```
+//!
+//! Modes are 0 exclusive, 1 shared, 2 permit of a semaphore. A permit's ticket has the name of
+//! its own fence, `name#slot`, so that each permit fences off its own earlier holders only.
 //!
 //! Integers are big-endian; base64url is without padding and must be canonical. The signature
 //! (RFC 8032) covers [`SIGNING_CONTEXT`] and everything before it. Ed25519 is deterministic, so a
@@ -30,8 +34,11 @@ pub const PREFIX: &str = "lk1.";
 pub const SIGNING_CONTEXT: &[u8] = b"lockd ticket v1\0";
 
 const VERSION: u8 = 1;
+const EXCLUSIVE: u8 = 0;
+const SHARED: u8 = 1;
+const PERMIT: u8 = 2;
 const SIGNATURE_BYTES: usize = 64;
-const HEADER_BYTES: usize = 1 + 4 + 16 + 8 + 8 + 1 + 2;
+const HEADER_BYTES: usize = 1 + 4 + 16 + 8 + 8 + 1 + 4 + 2;
 
 /// A printed ticket as it travels: opaque to whoever carries it.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -78,7 +85,7 @@ impl KeyId {
 pub struct Ticket {
     /// The cell that granted.
     pub cell: CellId,
-    /// The lock granted.
+    /// The lock granted; of a permit its fence, as [`LockName::of_permit`] says.
     pub lock: LockName,
     /// The grant's token.
     pub token: Token,
@@ -185,7 +192,14 @@ impl Signer {
         signed.extend_from_slice(&self.cell.0);
         signed.extend_from_slice(&token.0.to_be_bytes());
         signed.extend_from_slice(&session.0.to_be_bytes());
-        signed.push(mode_to_byte(mode));
+        match mode {
+            Mode::Exclusive => signed.push(EXCLUSIVE),
+            Mode::Shared => signed.push(SHARED),
+            Mode::Permit { of } => {
+                signed.push(PERMIT);
+                signed.extend_from_slice(&of.to_be_bytes());
+            }
+        }
         signed.extend_from_slice(&(name.len() as u16).to_be_bytes());
         signed.extend_from_slice(name);
         let signature = self.key.sign(&signed);
@@ -249,7 +263,14 @@ impl Verifier {
         let cell = CellId(fields.take()?);
         let token = u64::from_be_bytes(fields.take()?);
         let session = SessionId(u64::from_be_bytes(fields.take()?));
-        let [mode] = fields.take()?;
+        let mode = match fields.take()? {
+            [EXCLUSIVE] => Mode::Exclusive,
+            [SHARED] => Mode::Shared,
+            [PERMIT] => Mode::Permit {
+                of: u32::from_be_bytes(fields.take()?),
+            },
+            [other] => return Err(TicketError::Mode(other)),
+        };
         let name_length = usize::from(u16::from_be_bytes(fields.take()?));
         let name = fields.0.get(..name_length).ok_or(TicketError::Length)?;
         if fields.0.len() != name_length + SIGNATURE_BYTES {
@@ -265,7 +286,7 @@ impl Verifier {
             cell,
             lock: LockName::from_bytes(name).map_err(TicketError::Name)?,
             token: Token(token),
-            mode: mode_from_byte(mode)?,
+            mode,
             session,
         })
     }
@@ -296,19 +317,6 @@ impl Fields<'_> {
         let (field, rest) = self.0.split_first_chunk::<N>().ok_or(TicketError::Length)?;
         self.0 = rest;
         Ok(*field)
-    }
-}
-
-fn mode_to_byte(mode: Mode) -> u8 {
-    match mode {
-        Mode::Exclusive => 0,
-    }
-}
-
-fn mode_from_byte(byte: u8) -> Result<Mode, TicketError> {
-    match byte {
-        0 => Ok(Mode::Exclusive),
-        other => Err(TicketError::Mode(other)),
     }
 }
 
@@ -347,6 +355,18 @@ mod tests {
                 (SessionId(*session), Mode::Exclusive)
             );
         }
+    }
+
+    #[test]
+    fn a_permit_has_the_ticket_of_its_own_fence() {
+        let fence = name("workers").of_permit(3).unwrap();
+        let mode = Mode::Permit { of: 10 };
+        let text = signer().sign(&fence, Token(9), mode, SessionId(2));
+        let read = verifier().verify(text.as_str()).unwrap();
+        assert_eq!((read.lock.as_str(), read.mode), ("workers#3", mode));
+        let shared = signer().sign(&name("a"), Token(9), Mode::Shared, SessionId(2));
+        let read = verifier().verify(shared.as_str()).unwrap();
+        assert_eq!(read.mode, Mode::Shared);
     }
 
     #[test]

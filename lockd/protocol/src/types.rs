@@ -151,12 +151,21 @@ impl fmt::Display for Token {
 pub enum Mode {
     /// One holder, and nobody beside it.
     Exclusive,
+    /// Any number of holders, all of them shared.
+    Shared,
+    /// One of the permits of a semaphore. Each has its number, and its own fence.
+    Permit {
+        /// How many permits there are: the same for all who hold or want one.
+        of: u32,
+    },
 }
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Mode::Exclusive => f.write_str("exclusive"),
+            Mode::Shared => f.write_str("shared"),
+            Mode::Permit { of } => write!(f, "permit of {of}"),
         }
     }
 }
@@ -203,6 +212,16 @@ impl LockName {
         }
         let name = std::str::from_utf8(bytes).map_err(|e| InvalidName::NotUtf8(e.valid_up_to()))?;
         LockName::new(name)
+    }
+
+    /// The name of the fence of a semaphore's permit: `name#slot`.
+    ///
+    /// Should a lock of that name exist as well, the two only fence each other off.
+    ///
+    /// # Errors
+    /// [`InvalidName::TooLong`] if this name leaves no room for the number.
+    pub fn of_permit(&self, slot: u32) -> Result<LockName, InvalidName> {
+        LockName::new(&format!("{self}#{slot}"))
     }
 
     /// The name as text.

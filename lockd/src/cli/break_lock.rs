@@ -44,11 +44,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         client.close().await;
         Ok(broken)
     })?;
+    let holders: Vec<_> = broken
+        .holders
+        .iter()
+        .map(|(session, token)| {
+            json!({ "session": session.to_string(), "token": token.to_string() })
+        })
+        .collect();
     if args.json {
         output::print_json(&json!({
             "lock": args.name,
-            "holder": broken.holder.to_string(),
-            "token": broken.token.to_string(),
+            "holders": holders,
             "fence": broken.fence.to_string(),
             "moved": args.now,
         }))?;
@@ -57,11 +63,18 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             true => "the lock has moved",
             false => "the lock moves when it has let go or its lease must have ended",
         };
-        output::print(&format!(
-            "session {} loses {} (token {}): {moves}\n\
-             to fence it off by hand, raise the mark at the storage to {}\n",
-            broken.holder, args.name, broken.token, broken.fence
-        ))?;
+        let name = &args.name;
+        let mut text = String::new();
+        for (session, token) in &broken.holders {
+            text.push_str(&format!(
+                "session {session} loses {name} (token {token}): {moves}\n"
+            ));
+        }
+        let fence = broken.fence;
+        text.push_str(&format!(
+            "to fence it off by hand, raise the mark at the storage to {fence}\n"
+        ));
+        output::print(&text)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -71,7 +71,8 @@ Exit codes:
        is another cell's); replace it
   118  `serve`: the node has been removed from its cell, for good
   119  `serve`: the node's disk failed; replace the node, do not start it again
-  120  `lock`: not acquired (--try found it taken, or --wait was over)
+  120  `lock`: not acquired (--try found it taken, --wait was over, or the wait would be a
+       deadlock); --conflict-exit-code sets another code
   121  `lock`: the lock was lost while the command ran
   122  the cell cannot be reached, or has no leader
   123  the cell refused this client: certificate, cell id, version or request
@@ -127,9 +128,10 @@ impl From<AcquireError> for Failure {
     fn from(error: AcquireError) -> Failure {
         let code = match &error {
             AcquireError::Name(_) => USAGE,
-            AcquireError::NotAvailable { .. } | AcquireError::TimedOut | AcquireError::Over => {
-                NOT_ACQUIRED
-            }
+            AcquireError::NotAvailable { .. }
+            | AcquireError::TimedOut
+            | AcquireError::Deadlock(_)
+            | AcquireError::Over => NOT_ACQUIRED,
             AcquireError::SessionLost(_) | AcquireError::Unavailable { .. } => UNREACHABLE,
             AcquireError::Refused(_) => REFUSED,
             _ => OTHER,

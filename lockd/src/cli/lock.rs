@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use lockd_client::protocol::LockName;
-use lockd_client::{Client, LockGuard, ReleaseError, Wait};
+use lockd_client::{Client, HeldLock, LockBuilder, LockGuard, Mode, ReleaseError, Wait};
+use serde_json::{Value, json};
 
 use super::child::{Child, Signals};
 use super::config::ConfigArgs;
@@ -16,15 +17,28 @@ use super::supervise::{Lease, OnLost, Outcome, supervise};
 /// How long the cell gets to confirm the end.
 const FAREWELL: Duration = Duration::from_secs(3);
 
-/// Runs a command while holding a lock
+/// Runs a command while holding a lock, or several
 ///
 /// The command is run without a shell, in a process group of its own, with LOCKD_LOCK,
-/// LOCKD_TOKEN, LOCKD_TICKET and LOCKD_SESSION in its environment. The lock is given back when
-/// the command has ended.
+/// LOCKD_TOKEN, LOCKD_TICKET, LOCKD_SESSION and LOCKD_GRANTS in its environment. What is held is
+/// given back when the command has ended.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The lock
-    name: LockName,
+    /// The lock; of several, all are acquired in one step
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<LockName>,
+    /// One of the locks is enough: the first that is free
+    #[arg(long)]
+    any: bool,
+    /// Beside others who hold it as shared, and beside nobody else
+    #[arg(long)]
+    shared: bool,
+    /// One permit of a semaphore with so many
+    #[arg(long, value_name = "N", conflicts_with = "shared")]
+    permits: Option<u32>,
+    /// On whose behalf; of owners that wait for each other in a circle, the last is refused
+    #[arg(long, value_name = "TEXT")]
+    owner: Option<String>,
     /// Do not wait if the lock is taken
     #[arg(long = "try", conflicts_with = "wait")]
     no_wait: bool,
@@ -38,6 +52,9 @@ pub(super) struct Args {
     /// What to do to the command when the lock is being lost
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnLost::Term)]
     on_lost: OnLost,
+    /// Exit code if the lock is not acquired
+    #[arg(long, value_name = "N", default_value_t = exit::NOT_ACQUIRED)]
+    conflict_exit_code: u8,
     #[command(flatten)]
     config: ConfigArgs,
     /// The command and its arguments
@@ -49,6 +66,34 @@ impl Args {
     #[cfg(test)]
     pub(super) fn command(&self) -> &[OsString] {
         &self.command
+    }
+
+    fn mode(&self) -> Mode {
+        match (self.permits, self.shared) {
+            (Some(of), _) => Mode::Permit { of },
+            (None, true) => Mode::Shared,
+            (None, false) => Mode::Exclusive,
+        }
+    }
+
+    /// What is to be acquired, in words.
+    fn what(&self) -> String {
+        let names: Vec<&str> = self.names.iter().map(LockName::as_str).collect();
+        names.join(if self.any { " or " } else { " and " })
+    }
+
+    fn builder(&self, client: &Client) -> LockBuilder {
+        let mode = self.mode();
+        let wants = self.names.iter().map(|name| (name, mode));
+        let builder = match self.any {
+            true => client.any_of(wants),
+            false => client.all_of(wants),
+        };
+        let builder = builder.wait(self.wait());
+        match &self.owner {
+            Some(owner) => builder.owner(owner),
+            None => builder,
+        }
     }
 
     fn wait(&self) -> Wait {
@@ -82,11 +127,15 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
 
 /// Acquires the lock, runs the command, gives the lock back.
 async fn hold(args: &Args, client: &Client, signals: &mut Signals) -> Result<ExitCode, Failure> {
-    let acquire = client.lock(&args.name).wait(args.wait()).acquire();
+    let acquire = args.builder(client).acquire();
     let guard = tokio::select! {
         guard = acquire => guard.map_err(|error| {
             let Failure { code, message } = error.into();
-            Failure::new(code, format!("{}: {message}", args.name))
+            let code = match code {
+                exit::NOT_ACQUIRED => args.conflict_exit_code,
+                code => code,
+            };
+            Failure::new(code, format!("{}: {message}", args.what()))
         })?,
         signal = signals.next_but_child() => return Ok(interrupted(signal)),
     };
@@ -99,15 +148,25 @@ async fn hold(args: &Args, client: &Client, signals: &mut Signals) -> Result<Exi
             Ok(ExitCode::from(code))
         }
         Outcome::Lost(why) => {
-            let name = args.name.clone();
+            let held = held(&guard);
             give_back(guard).await;
-            Err(Failure::new(exit::LOST, format!("{name} was lost: {why}")))
+            Err(Failure::new(exit::LOST, format!("{held} was lost: {why}")))
         }
     }
 }
 
+/// What is held, in words.
+pub(super) fn held(guard: &LockGuard) -> String {
+    let names: Vec<&str> = guard
+        .locks()
+        .iter()
+        .map(|lock| lock.name.as_str())
+        .collect();
+    names.join(" and ")
+}
+
 async fn give_back(guard: LockGuard) {
-    let name = guard.name().clone();
+    let name = held(&guard);
     let unconfirmed = match tokio::time::timeout(FAREWELL, guard.release()).await {
         Ok(Ok(_) | Err(ReleaseError::SessionLost(_))) => false,
         Ok(Err(_)) | Err(_) => true,
@@ -123,8 +182,23 @@ fn environment(guard: &LockGuard) -> Vec<(&'static str, String)> {
         ("LOCKD_TOKEN", guard.token().to_string()),
         ("LOCKD_SESSION", guard.session().to_string()),
     ];
-    all.extend(guard.ticket().map(|t| ("LOCKD_TICKET", t.to_string())));
+    let tickets = guard.tickets();
+    if !tickets.is_empty() {
+        all.push(("LOCKD_TICKET", tickets));
+    }
+    let grants: Vec<Value> = guard.locks().iter().map(grant_to_json).collect();
+    all.push(("LOCKD_GRANTS", Value::Array(grants).to_string()));
     all
+}
+
+fn grant_to_json(lock: &HeldLock) -> Value {
+    json!({
+        "lock": lock.name.as_str(),
+        "mode": lock.mode.to_string(),
+        "token": lock.token.to_string(),
+        "slot": lock.slot,
+        "ticket": lock.ticket.as_ref().map(ToString::to_string),
+    })
 }
 
 fn label(command: &[OsString]) -> String {

@@ -1,4 +1,4 @@
-//! `lockd ls`: the locks that are held.
+//! `lockd ls`: the locks that are held or waited for.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ use super::exit::Failure;
 use super::output::{self, Table};
 use super::run_async;
 
-/// Lists the locks that are held, with holder, token and number of waiters
+/// Lists the locks that are held or waited for, with holders, newest token and waiters
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Only names that begin with this
@@ -31,13 +31,14 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if args.json {
         output::print_json(&Value::Array(locks.iter().map(to_json).collect()))?;
     } else {
-        let mut table = Table::new(["LOCK", "HOLDER", "TOKEN", "MODE", "WAITERS"]);
+        let mut table = Table::new(["LOCK", "HOLDER", "TOKEN", "MODE", "HOLDERS", "WAITERS"]);
         for lock in &locks {
             table.row([
                 lock.lock.to_string(),
-                lock.holder.to_string(),
-                lock.token.to_string(),
-                lock.mode.to_string(),
+                text(lock.holder),
+                text(lock.token),
+                text(lock.mode),
+                lock.holders.to_string(),
                 lock.waiters.to_string(),
             ]);
         }
@@ -49,9 +50,15 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 pub(super) fn to_json(lock: &LockSummary) -> Value {
     json!({
         "lock": lock.lock.as_str(),
-        "holder": lock.holder.to_string(),
-        "token": lock.token.to_string(),
-        "mode": lock.mode.to_string(),
+        "holder": lock.holder.map(|holder| holder.to_string()),
+        "token": lock.token.map(|token| token.to_string()),
+        "mode": lock.mode.map(|mode| mode.to_string()),
+        "holders": lock.holders,
         "waiters": lock.waiters,
     })
+}
+
+/// What there is, or a dash.
+fn text(item: Option<impl ToString>) -> String {
+    item.map_or_else(|| "-".to_owned(), |item| item.to_string())
 }

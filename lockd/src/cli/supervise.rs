@@ -10,6 +10,7 @@ use rustix::process::Signal;
 
 use super::child::{Child, ChildState, Signals};
 use super::exit::Failure;
+use super::lock::held;
 
 /// What to do to the command when the lock is being lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -179,7 +180,7 @@ impl Watch {
 
     fn report(&mut self, guard: &LockGuard, why: String) {
         if self.why.is_none() {
-            eprintln!("lockd: {} is being lost: {why}", guard.name());
+            eprintln!("lockd: {} is being lost: {why}", held(guard));
             self.why = Some(why);
         }
     }

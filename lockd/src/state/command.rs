@@ -44,6 +44,15 @@ pub enum Command {
         /// Who decided so.
         leadership: Ballot,
     },
+    /// The leader's clock says that a lock has been closed for as long as it was to be.
+    Reopen {
+        /// Which lock.
+        lock: LockName,
+        /// Token of the grant whose end closed it.
+        token: Token,
+        /// Who decided so.
+        leadership: Ballot,
+    },
     /// The leader's clock says that the holder of a lock that is being broken knows of it, or
     /// has given up by itself.
     FinishBreak {
@@ -58,6 +67,7 @@ pub enum Command {
 
 /// Commands that go into the log as one entry.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "model", derive(Clone, Hash))]
 pub struct Batch {
     bytes: Vec<u8>,
 }

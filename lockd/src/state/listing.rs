@@ -2,16 +2,18 @@
 
 use std::ops::Bound;
 
-use lockd_protocol::client::{Answer, LockDetail, LockSummary, SessionSummary, WaiterSummary};
+use lockd_protocol::client::{
+    Answer, HolderSummary, LockDetail, LockSummary, SessionSummary, WaiterSummary,
+};
 use lockd_protocol::limits::{FRAME_BYTES_MAX, PAGE_ITEMS_MAX};
-use lockd_protocol::{LockName, Millis, Sequence, SessionId, Token};
+use lockd_protocol::{LockName, Millis, Mode, Sequence, SessionId, Token};
 
-use super::lock::Lock;
+use super::lock::{Hold, Lock, Waiter};
 use super::session::Session;
 use super::{Effect, State};
 
-/// Bytes of one page, with room left for the frame around it.
-const PAGE_BYTES: usize = FRAME_BYTES_MAX - 4096;
+/// Bytes of one page: two of them fit a frame, with room left for what is around them.
+const PAGE_BYTES: usize = FRAME_BYTES_MAX / 2 - 4096;
 
 /// Bytes of an item's numbers, roughly but never less.
 const ITEM_BYTES: usize = 64;
@@ -23,7 +25,7 @@ impl State {
         self.sessions.len()
     }
 
-    /// How many locks are held.
+    /// How many locks are held or waited for.
     #[must_use]
     pub fn lock_count(&self) -> usize {
         self.locks.len()
@@ -48,43 +50,22 @@ impl State {
             .map(|(id, session)| (*id, session.ttl()))
     }
 
-    /// Every limited wait and every break under way: a new leader starts their timers anew.
+    /// Every limited wait, every closed lock and every break under way: a new leader starts their
+    /// timers anew.
     #[must_use]
     pub fn pending_timers(&self) -> Vec<Effect> {
-        let waits = self.locks.values().flat_map(|lock| lock.queue.values());
-        let waits = waits.filter_map(super::lock::Waiter::wait_began);
-        let breaks = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.breaking > 0);
+        let waits = self.waiters.values().filter_map(Waiter::wait_began);
+        let closed = self.closed.iter().map(|(lock, closed)| Effect::Closed {
+            lock: lock.clone(),
+            token: closed.token,
+            span: closed.span,
+        });
+        let sessions = self.sessions.iter();
+        let breaks = sessions.filter(|(_, session)| session.breaking > 0);
         waits
+            .chain(closed)
             .chain(breaks.flat_map(|(id, _)| self.breaks_of(*id)))
             .collect()
-    }
-
-    /// The locks that are being taken from a session, which it has to be told.
-    #[must_use]
-    pub fn breaks_of(&self, id: SessionId) -> Vec<Effect> {
-        let Some(session) = self.sessions.get(&id).filter(|s| s.breaking > 0) else {
-            return Vec::new();
-        };
-        let held = session
-            .acquisitions()
-            .iter()
-            .filter(|(_, acq)| acq.place.is_none());
-        held.filter_map(|(acquire, acq)| {
-            let hold = &self.locks.get(&acq.lock)?.hold;
-            Some(Effect::BreakBegan {
-                lock: acq.lock.clone(),
-                session: id,
-                acquire: *acquire,
-                token: hold.token,
-                reason: hold.breaking.clone()?,
-                ttl: session.ttl(),
-                at_once: false,
-            })
-        })
-        .collect()
     }
 
     /// Whether the acquisition waits in a queue.
@@ -94,7 +75,7 @@ impl State {
             .sessions
             .get(&session)
             .and_then(|s| s.acquisitions().get(&acquire));
-        acquisition.is_some_and(|acq| acq.place.is_some())
+        acquisition.is_some_and(|acquisition| acquisition.place().is_some())
     }
 
     /// A page of the locks whose names begin with `prefix`.
@@ -111,30 +92,68 @@ impl State {
         Answer::Locks { locks, more }
     }
 
-    /// One lock, its holder and a page of its queue.
+    /// One lock, a page of its holders and a page of its queue.
     #[must_use]
-    pub fn describe_lock(&self, name: &LockName, skip: u32, limit: u32) -> Option<LockDetail> {
-        let lock = self.locks.get(name)?;
-        let label = |id| self.sessions.get(&id).map_or("", Session::label);
-        let waiters = lock.queue.values().skip(skip as usize).map(|waiter| {
-            let label = label(waiter.session).to_owned();
-            let length = label.len();
-            (
-                length,
-                WaiterSummary {
-                    session: waiter.session,
-                    label,
-                    mode: waiter.mode,
-                },
-            )
-        });
-        let (waiters, _) = page(waiters, limit);
+    pub fn describe_lock(
+        &self,
+        name: &LockName,
+        skip_holders: u32,
+        skip_waiters: u32,
+        limit: u32,
+    ) -> Option<LockDetail> {
+        let closed = self.closed.get(name).map(|closed| closed.span);
+        let nobody = Lock::default();
+        let lock = match self.locks.get(name) {
+            Some(lock) => lock,
+            None if closed.is_some() => &nobody,
+            None => return None,
+        };
+        let holders = lock.holds.iter().skip(skip_holders as usize);
+        let (holders, more_holders) = page(holders.map(|hold| self.describe_hold(hold)), limit);
+        let waiters = lock.queue.iter().skip(skip_waiters as usize);
+        let waiters = waiters.filter_map(|(place, mode)| self.describe_waiter(*place, *mode));
+        let (waiters, more_waiters) = page(waiters, limit);
         Some(LockDetail {
             summary: summarise(name, lock),
-            holder_label: label(lock.hold.session).to_owned(),
-            breaking: lock.hold.breaking.clone(),
+            closed,
+            holders,
+            more_holders,
             waiters,
+            more_waiters,
         })
+    }
+
+    fn label(&self, session: SessionId) -> String {
+        let session = self.sessions.get(&session);
+        session.map_or_else(String::new, |session| session.label().to_owned())
+    }
+
+    fn describe_hold(&self, hold: &Hold) -> (usize, HolderSummary) {
+        let summary = HolderSummary {
+            session: hold.session,
+            label: self.label(hold.session),
+            owner: hold.owner().map(str::to_owned),
+            token: hold.token,
+            slot: hold.slot,
+            times: hold.times() as u32,
+            breaking: hold.breaking().map(str::to_owned),
+        };
+        let texts = [&summary.owner, &summary.breaking].into_iter().flatten();
+        let bytes = summary.label.len() + texts.map(String::len).sum::<usize>();
+        (bytes, summary)
+    }
+
+    fn describe_waiter(&self, place: u64, mode: Mode) -> Option<(usize, WaiterSummary)> {
+        let waiter = self.waiters.get(&place)?;
+        let summary = WaiterSummary {
+            session: waiter.session,
+            label: self.label(waiter.session),
+            owner: waiter.owner().map(str::to_owned),
+            mode,
+            locks: waiter.acquire.wants.each().len() as u32,
+        };
+        let owner = summary.owner.as_ref().map_or(0, String::len);
+        Some((summary.label.len() + owner, summary))
     }
 
     /// A page of the sessions; `ttl_left` tells what is left of each by the leader's clock.
@@ -152,7 +171,7 @@ impl State {
                 let holds = session
                     .acquisitions()
                     .values()
-                    .filter(|a| a.place.is_none())
+                    .filter(|acquisition| acquisition.place().is_none())
                     .count();
                 let summary = SessionSummary {
                     session: *id,
@@ -185,11 +204,13 @@ fn page<T>(items: impl Iterator<Item = (usize, T)>, limit: u32) -> (Vec<T>, bool
 }
 
 fn summarise(name: &LockName, lock: &Lock) -> LockSummary {
+    let (first, last) = (lock.holds.first(), lock.holds.last());
     LockSummary {
         lock: name.clone(),
-        holder: lock.hold.session,
-        token: lock.hold.token,
-        mode: lock.hold.mode,
+        mode: first.map(|hold| hold.mode),
+        holders: lock.holds.len() as u32,
+        holder: first.map(|hold| hold.session),
+        token: last.map(|hold| hold.token),
         waiters: lock.queue.len() as u32,
     }
 }

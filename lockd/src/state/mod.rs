@@ -8,32 +8,37 @@
 //!
 //! * [`command`]: what the log holds.
 //! * [`session`]: a session, its window of answers and its acquisitions.
-//! * [`lock`]: a lock, its holder and its queue.
+//! * [`lock`]: a lock, its holders and its queue.
+//! * [`acquire`]: from a request to a grant, or to a place in the queues.
+//! * [`settle`]: what ends a hold or a wait, and who is next.
+//! * [`deadlock`]: waits that would never end.
+//! * [`breaking`]: taking a lock from its holders.
 //! * [`listing`]: the read side.
 //! * [`snapshot`]: the whole state as bytes, and back.
 
+mod acquire;
+mod breaking;
 pub mod command;
+mod deadlock;
 pub mod listing;
-pub mod lock;
-pub mod session;
+mod lock;
+mod session;
+mod settle;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
-use lockd_protocol::client::{EndReason, Operation, Outcome, Refusal, Wait};
-use lockd_protocol::limits::{
-    ACQUISITIONS_PER_SESSION_MAX, SESSION_WINDOW, TEXT_BYTES_MAX, TTL_MAX_MS, TTL_MIN_MS,
-};
+use lockd_protocol::client::{EndReason, Grant, Operation, Outcome, Refusal};
+use lockd_protocol::limits::{SESSION_WINDOW, TEXT_BYTES_MAX, TTL_MAX_MS, TTL_MIN_MS};
 use lockd_protocol::planted::{self, Planted};
 use lockd_protocol::{LockName, Millis, Mode, Nonce, Sequence, SessionId, Token};
 use paxos::Ballot;
-use serde::{Deserialize, Serialize};
 
 use crate::limits::SESSIONS_MAX;
 use command::Command;
-use lock::{Hold, Lock, Waiter};
+use lock::{Closed, Hold, Lock, Waiter};
 use session::{Acquisition, Replay, Session};
 
 /// What follows from an applied command. A leader acts on these; a follower ignores them.
@@ -54,8 +59,8 @@ pub enum Effect {
         sequence: Sequence,
         /// What came of it.
         outcome: Outcome,
-        /// For a grant whose ticket was asked for: what the ticket has to say.
-        ticket: Option<(LockName, Mode)>,
+        /// For grants whose tickets were asked for: what each ticket has to say.
+        tickets: Vec<Claim>,
     },
     /// An acquisition queued with a limit on its wait.
     WaitBegan {
@@ -83,6 +88,15 @@ pub enum Effect {
         /// The lock has moved already.
         at_once: bool,
     },
+    /// A lock stays closed for a while, because the session of its holder expired.
+    Closed {
+        /// The lock.
+        lock: LockName,
+        /// Token of the grant that ended.
+        token: Token,
+        /// After this long it is to be reopened.
+        span: Millis,
+    },
     /// A session ended, or was asked for and does not exist.
     Ended {
         /// Which session.
@@ -92,12 +106,26 @@ pub enum Effect {
     },
 }
 
+/// What a ticket says of a grant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The lock, or the fence of a permit.
+    pub lock: LockName,
+    /// The grant's token.
+    pub token: Token,
+    /// How the lock is held.
+    pub mode: Mode,
+}
+
 /// Everything that the replicas of a cell agree on.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
     sessions: BTreeMap<SessionId, Session>,
     nonces: BTreeMap<Nonce, SessionId>,
     locks: BTreeMap<LockName, Lock>,
+    /// Every acquisition that waits, by place.
+    waiters: BTreeMap<u64, Waiter>,
+    closed: BTreeMap<LockName, Closed>,
     last_session: SessionId,
     last_token: Token,
     last_place: u64,
@@ -129,7 +157,9 @@ impl State {
                 session,
                 leadership,
             } => {
-                if self.leadership == Some(leadership) && self.sessions.contains_key(&session) {
+                let decided_here = self.leadership == Some(leadership)
+                    || planted::has(Planted::ExpiryOfAnyLeadership);
+                if decided_here && self.sessions.contains_key(&session) {
                     self.end_session(session, EndReason::Expired, effects);
                 }
             }
@@ -140,6 +170,15 @@ impl State {
             } => {
                 if self.leadership == Some(leadership) {
                     self.time_out(session, acquire, effects);
+                }
+            }
+            Command::Reopen {
+                lock,
+                token,
+                leadership,
+            } => {
+                if self.leadership == Some(leadership) {
+                    self.reopen(lock, token, effects);
                 }
             }
             Command::FinishBreak {
@@ -195,13 +234,23 @@ impl State {
         match session.replay(sequence) {
             Replay::New => {}
             _ if planted::has(Planted::RetryExecutedTwice) => {}
-            Replay::Acquisition(acquisition) => {
-                let acquisition = acquisition.clone();
-                effects.push(self.describe_acquisition(id, sequence, &acquisition));
+            Replay::Acquisition => {
+                effects.push(self.describe_acquisition(id, sequence));
                 return;
             }
             Replay::Answered(outcome) => {
-                effects.push(reply(id, sequence, outcome));
+                let tickets = match (&outcome, &operation) {
+                    (Outcome::Downgraded, Operation::Downgrade { acquire, .. }) => {
+                        self.claims(id, *acquire)
+                    }
+                    _ => Vec::new(),
+                };
+                effects.push(Effect::Reply {
+                    session: id,
+                    sequence,
+                    outcome,
+                    tickets,
+                });
                 return;
             }
         }
@@ -231,26 +280,41 @@ impl State {
         effects: &mut Vec<Effect>,
     ) -> Option<Outcome> {
         match operation {
-            Operation::Acquire {
-                lock,
-                mode,
-                wait,
-                ticket,
-            } => {
+            Operation::Acquire(acquire) => {
                 let waiter = Waiter {
                     session: id,
-                    acquire: sequence,
-                    mode,
-                    wait,
-                    ticket,
+                    sequence,
+                    acquire,
                 };
-                self.acquire(lock, waiter, effects)
+                self.acquire(waiter, effects).err()
             }
             Operation::Cancel { acquire } => {
                 self.cancel(id, acquire, effects);
                 Some(Outcome::CancelDone)
             }
-            Operation::Release { lock, token } => Some(self.release(id, &lock, token, effects)),
+            Operation::Release { acquire, token } => {
+                Some(self.release(id, acquire, token, effects))
+            }
+            Operation::Downgrade {
+                acquire,
+                token,
+                ticket,
+            } => {
+                let outcome = self.downgrade(id, acquire, token, ticket, effects);
+                if outcome != Outcome::Downgraded {
+                    return Some(outcome);
+                }
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.answer(sequence, outcome.clone());
+                }
+                effects.push(Effect::Reply {
+                    session: id,
+                    sequence,
+                    outcome,
+                    tickets: self.claims(id, acquire),
+                });
+                None
+            }
             Operation::Close => {
                 effects.push(reply(id, sequence, Outcome::Closed));
                 self.end_session(id, EndReason::Closed, effects);
@@ -267,264 +331,64 @@ impl State {
         }
     }
 
-    fn acquire(
-        &mut self,
-        name: LockName,
-        waiter: Waiter,
-        effects: &mut Vec<Effect>,
-    ) -> Option<Outcome> {
-        let session = self.sessions.get_mut(&waiter.session)?;
-        if session.acquisitions().len() >= ACQUISITIONS_PER_SESSION_MAX {
-            let most = ACQUISITIONS_PER_SESSION_MAX as u64;
-            return Some(Outcome::Refused(Refusal::TooManyAcquisitions(most)));
-        }
-        let Some(lock) = self.locks.get_mut(&name) else {
-            return match self.take_token(Token(0)) {
-                Ok(token) => {
-                    self.grant(name, &waiter, token, BTreeMap::new(), effects);
-                    None
-                }
-                Err(refusal) => Some(refusal),
-            };
-        };
-        if waiter.wait == Wait::Try {
-            return Some(Outcome::NotAvailable {
-                holder: lock.hold.session,
-            });
-        }
-        self.last_place += 1;
-        session.add(waiter.acquire, Acquisition::queued(name, self.last_place));
-        let outcome = Outcome::Queued {
-            ahead: lock.queue.len() as u32,
-        };
-        effects.push(reply(waiter.session, waiter.acquire, outcome));
-        effects.extend(waiter.wait_began());
-        lock.queue.insert(self.last_place, waiter);
-        None
-    }
-
-    fn take_token(&mut self, of_lock: Token) -> Result<Token, Outcome> {
-        if planted::has(Planted::TokenPerLock) {
-            return Ok(Token(of_lock.0 + 1));
-        }
-        let next = self
-            .last_token
-            .next()
-            .ok_or(Outcome::Refused(Refusal::TokensUsedUp))?;
-        self.last_token = next;
-        if planted::has_at_odd_nodes(Planted::NonDeterministicApply) {
-            self.last_place += 1;
-        }
-        Ok(next)
-    }
-
-    /// Gives a lock that nobody holds to `waiter`; `queue` stays behind it.
-    fn grant(
-        &mut self,
-        name: LockName,
-        waiter: &Waiter,
-        token: Token,
-        queue: BTreeMap<u64, Waiter>,
-        effects: &mut Vec<Effect>,
-    ) {
-        // A session leaves every queue before it ends, so whoever is granted to is alive.
-        match self.sessions.get_mut(&waiter.session) {
-            Some(session) => session.add(waiter.acquire, Acquisition::held(name.clone())),
-            None if planted::has(Planted::GrantToEndedSession) => {}
-            None => return,
-        }
-        let hold = Hold::new(waiter, token);
-        effects.push(granted(&name, &hold));
-        self.locks.insert(name, Lock { hold, queue });
-    }
-
-    /// Takes the lock from its holder and grants it to the first waiter, if there is one.
-    fn hand_over(&mut self, name: &LockName, effects: &mut Vec<Effect>) {
-        let Some((name, lock)) = self.locks.remove_entry(name) else {
-            return;
-        };
-        if let Some(session) = self.sessions.get_mut(&lock.hold.session) {
-            session.conclude(lock.hold.acquire, Outcome::Over);
-            session.breaking -= u32::from(lock.hold.breaking.is_some());
-        }
-        let mut queue = lock.queue;
-        let next = match planted::has(Planted::UnfairQueue) {
-            true => queue.pop_last(),
-            false => queue.pop_first(),
-        };
-        let Some((_, next)) = next else {
-            return;
-        };
-        match self.take_token(lock.hold.token) {
-            Ok(token) => self.grant(name, &next, token, queue, effects),
-            Err(refusal) => {
-                for waiter in std::iter::once(next).chain(queue.into_values()) {
-                    self.conclude(waiter.session, waiter.acquire, &refusal, effects);
-                }
-            }
-        }
-    }
-
-    fn conclude(
-        &mut self,
-        id: SessionId,
-        acquire: Sequence,
-        outcome: &Outcome,
-        effects: &mut Vec<Effect>,
-    ) {
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.conclude(acquire, outcome.clone());
-        }
-        effects.push(reply(id, acquire, outcome.clone()));
-    }
-
-    fn release(
-        &mut self,
-        id: SessionId,
-        name: &LockName,
-        token: Token,
-        effects: &mut Vec<Effect>,
-    ) -> Outcome {
-        match self.locks.get(name) {
-            Some(lock)
-                if lock.hold.session == id
-                    && (lock.hold.token == token || planted::has(Planted::ReleaseWithoutToken)) =>
-            {
-                self.hand_over(name, effects);
-                Outcome::Released
-            }
-            _ => Outcome::NotHeld,
-        }
-    }
-
-    fn cancel(&mut self, id: SessionId, acquire: Sequence, effects: &mut Vec<Effect>) {
-        let Some(session) = self.sessions.get_mut(&id) else {
-            return;
-        };
-        let Some(acquisition) = session.acquisitions().get(&acquire).cloned() else {
-            session.forbid(acquire);
-            return;
-        };
-        match acquisition.place {
-            None => self.hand_over(&acquisition.lock, effects),
-            Some(place) => {
-                self.leave_queue(&acquisition.lock, place);
-                self.conclude(id, acquire, &Outcome::Cancelled, effects);
-            }
-        }
-    }
-
-    fn time_out(&mut self, id: SessionId, acquire: Sequence, effects: &mut Vec<Effect>) {
-        let Some(session) = self.sessions.get(&id) else {
-            return;
-        };
-        let Some(acquisition) = session.acquisitions().get(&acquire).cloned() else {
-            return;
-        };
-        // Granted in the meantime: the wait was over before its limit.
-        let Some(place) = acquisition.place else {
-            return;
-        };
-        self.leave_queue(&acquisition.lock, place);
-        self.conclude(id, acquire, &Outcome::TimedOut, effects);
-    }
-
-    fn leave_queue(&mut self, name: &LockName, place: u64) {
-        if let Some(lock) = self.locks.get_mut(name) {
-            lock.queue.remove(&place);
-        }
-    }
-
-    fn break_lock(
-        &mut self,
-        name: &LockName,
-        reason: String,
-        at_once: bool,
-        effects: &mut Vec<Effect>,
-    ) -> Outcome {
-        if let Err(refusal) = check_text("the reason", &reason) {
-            return Outcome::Refused(refusal);
-        }
-        let Some(lock) = self.locks.get_mut(name) else {
-            return Outcome::NothingToBreak;
-        };
-        let Some(fence) = self.last_token.next() else {
-            return Outcome::Refused(Refusal::TokensUsedUp);
-        };
-        self.last_token = fence;
-        let hold = &mut lock.hold;
-        let (holder, token, acquire) = (hold.session, hold.token, hold.acquire);
-        if let Some(session) = self.sessions.get_mut(&holder) {
-            session.breaking += u32::from(hold.breaking.is_none());
-            let reason = hold.breaking.get_or_insert(reason).clone();
-            let ttl = session.ttl();
-            let (lock, session) = (name.clone(), holder);
-            effects.push(Effect::BreakBegan {
-                lock,
-                session,
-                acquire,
-                token,
-                reason,
-                ttl,
-                at_once,
-            });
-        }
-        if at_once {
-            self.hand_over(name, effects);
-        }
-        Outcome::Broken {
-            holder,
-            token,
-            fence,
-        }
-    }
-
-    fn finish_break(&mut self, name: &LockName, token: Token, effects: &mut Vec<Effect>) {
-        let still = |lock: &Lock| lock.hold.token == token && lock.hold.breaking.is_some();
-        if self.locks.get(name).is_some_and(still) {
-            self.hand_over(name, effects);
-        }
-    }
-
-    fn end_session(&mut self, id: SessionId, reason: EndReason, effects: &mut Vec<Effect>) {
-        let Some(session) = self.sessions.remove(&id) else {
-            return;
-        };
-        self.nonces.remove(&session.nonce());
-        // First out of every queue, then out of what it holds: nothing may be granted to it now.
-        for acquisition in session.acquisitions().values() {
-            if let Some(place) = acquisition.place
-                && !planted::has(Planted::GrantToEndedSession)
-            {
-                self.leave_queue(&acquisition.lock, place);
-            }
-        }
-        for acquisition in session.acquisitions().values() {
-            if acquisition.place.is_none() {
-                self.hand_over(&acquisition.lock, effects);
-            }
-        }
-        effects.push(Effect::Ended {
-            session: id,
-            reason,
-        });
-    }
-
     /// The reply that an acquisition which is still held or waited for got, as of now.
-    fn describe_acquisition(
-        &self,
-        id: SessionId,
-        sequence: Sequence,
-        acquisition: &Acquisition,
-    ) -> Effect {
-        match (self.locks.get(&acquisition.lock), acquisition.place) {
-            (Some(lock), None) => granted(&acquisition.lock, &lock.hold),
-            (Some(lock), Some(place)) => {
-                let ahead = lock.queue.range(..place).count() as u32;
-                reply(id, sequence, Outcome::Queued { ahead })
-            }
-            (None, _) => reply(id, sequence, Outcome::Over),
+    fn describe_acquisition(&self, id: SessionId, sequence: Sequence) -> Effect {
+        let session = self.sessions.get(&id);
+        let outcome = match session.and_then(|session| session.acquisitions().get(&sequence)) {
+            None => Outcome::Over,
+            Some(acquisition) => match acquisition.place() {
+                Some(place) => self.queued(place),
+                None => Outcome::Granted(self.grants(acquisition)),
+            },
+        };
+        Effect::Reply {
+            session: id,
+            sequence,
+            outcome,
+            tickets: self.claims(id, sequence),
         }
+    }
+
+    fn grants(&self, acquisition: &Acquisition) -> Vec<Grant> {
+        self.holds(acquisition)
+            .map(|(_, hold)| hold.grant())
+            .collect()
+    }
+
+    /// What the tickets of an acquisition have to say, if they were asked for.
+    fn claims(&self, id: SessionId, acquire: Sequence) -> Vec<Claim> {
+        let session = self.sessions.get(&id);
+        let Some(acquisition) = session.and_then(|session| session.acquisitions().get(&acquire))
+        else {
+            return Vec::new();
+        };
+        self.holds(acquisition)
+            .filter(|(_, hold)| hold.ticket)
+            .map(|(name, hold)| claim(name, hold))
+            .collect()
+    }
+
+    fn holds<'a>(
+        &'a self,
+        acquisition: &'a Acquisition,
+    ) -> impl Iterator<Item = (&'a LockName, &'a Hold)> {
+        acquisition.held().filter_map(|(name, token)| {
+            let lock = self.locks.get(name)?;
+            Some((name, lock.holds.get(lock.find(token)?)?))
+        })
+    }
+}
+
+fn claim(name: &LockName, hold: &Hold) -> Claim {
+    let lock = match hold.mode {
+        // The length was checked when the permit was asked for.
+        Mode::Permit { .. } => name.of_permit(hold.slot).unwrap_or_else(|_| name.clone()),
+        _ => name.clone(),
+    };
+    Claim {
+        lock,
+        token: hold.token,
+        mode: hold.mode,
     }
 }
 
@@ -533,16 +397,7 @@ fn reply(session: SessionId, sequence: Sequence, outcome: Outcome) -> Effect {
         session,
         sequence,
         outcome,
-        ticket: None,
-    }
-}
-
-fn granted(name: &LockName, hold: &Hold) -> Effect {
-    Effect::Reply {
-        session: hold.session,
-        sequence: hold.acquire,
-        outcome: Outcome::Granted { token: hold.token },
-        ticket: hold.ticket.then(|| (name.clone(), hold.mode)),
+        tickets: Vec::new(),
     }
 }
 

@@ -1,18 +1,17 @@
 //! A session: its acquisitions, and the window of answers that makes its requests exactly-once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lockd_protocol::client::Outcome;
 use lockd_protocol::limits::SESSION_WINDOW;
 use lockd_protocol::planted::{self, Planted};
-use lockd_protocol::{LockName, Millis, Nonce, Sequence};
-use serde::{Deserialize, Serialize};
+use lockd_protocol::{LockName, Millis, Nonce, Sequence, Token};
 
 /// A client's identity in the cell.
 ///
 /// Every request is in exactly one of these states: at or below the floor (the client has its
 /// answer), answered, an acquisition that is held or waited for, or new.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Session {
     nonce: Nonce,
     ttl: Millis,
@@ -20,37 +19,64 @@ pub(super) struct Session {
     floor: Sequence,
     answers: BTreeMap<Sequence, Outcome>,
     acquisitions: BTreeMap<Sequence, Acquisition>,
+    /// Those of its owners that hold or wait for anything.
+    owners: BTreeMap<String, Owned>,
     /// How many of its locks are being taken from it.
     pub(super) breaking: u32,
 }
 
+/// What one owner within a session has.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Owned {
+    /// Acquisitions that are held.
+    pub(super) held: BTreeSet<Sequence>,
+    /// Places in queues.
+    pub(super) places: BTreeSet<u64>,
+}
+
 /// An acquisition that is held or waited for.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Acquisition {
-    pub(super) lock: LockName,
-    /// Place in the lock's queue; `None` once held.
-    pub(super) place: Option<u64>,
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Acquisition {
+    /// Waited for, at this place of the locks' queues.
+    Queued(u64),
+    /// One lock, under this token.
+    Held(LockName, Token),
+    /// Several locks, in order of tokens.
+    HeldAll(Box<[(LockName, Token)]>),
 }
 
 impl Acquisition {
-    pub(super) fn held(lock: LockName) -> Acquisition {
-        Acquisition { lock, place: None }
+    /// Place in the queues; `None` once held.
+    pub(super) fn place(&self) -> Option<u64> {
+        match self {
+            Acquisition::Queued(place) => Some(*place),
+            _ => None,
+        }
     }
 
-    pub(super) fn queued(lock: LockName, place: u64) -> Acquisition {
-        Acquisition {
-            lock,
-            place: Some(place),
-        }
+    /// What is held, in order of tokens.
+    pub(super) fn held(&self) -> impl Iterator<Item = (&LockName, Token)> {
+        let (one, all) = match self {
+            Acquisition::Queued(_) => (None, [].as_slice()),
+            Acquisition::Held(lock, token) => (Some((lock, *token)), [].as_slice()),
+            Acquisition::HeldAll(all) => (None, &all[..]),
+        };
+        one.into_iter()
+            .chain(all.iter().map(|(lock, token)| (lock, *token)))
+    }
+
+    /// The lowest token held.
+    pub(super) fn token(&self) -> Option<Token> {
+        self.held().next().map(|(_, token)| token)
     }
 }
 
 /// What is known of a request's number when it arrives.
-pub(super) enum Replay<'a> {
+pub(super) enum Replay {
     /// Nothing: it is to be executed.
     New,
     /// It acquired a lock, or queued for it, and still does.
-    Acquisition(&'a Acquisition),
+    Acquisition,
     /// It was executed, with this outcome.
     Answered(Outcome),
 }
@@ -64,6 +90,7 @@ impl Session {
             floor: Sequence(0),
             answers: BTreeMap::new(),
             acquisitions: BTreeMap::new(),
+            owners: BTreeMap::new(),
             breaking: 0,
         }
     }
@@ -98,6 +125,33 @@ impl Session {
         &self.acquisitions
     }
 
+    /// What an owner holds and waits for.
+    pub(super) fn owned(&self, owner: &str) -> Option<&Owned> {
+        self.owners.get(owner)
+    }
+
+    /// Every owner that holds or waits for anything.
+    #[cfg(test)]
+    pub(super) fn owners(&self) -> &BTreeMap<String, Owned> {
+        &self.owners
+    }
+
+    /// Notes what an owner holds or waits for; one that has nothing any more is forgotten.
+    pub(super) fn note_owner(&mut self, owner: Option<&str>, change: impl FnOnce(&mut Owned)) {
+        let Some(owner) = owner else {
+            return;
+        };
+        if !self.owners.contains_key(owner) {
+            self.owners.insert(owner.to_owned(), Owned::default());
+        }
+        if let Some(owned) = self.owners.get_mut(owner) {
+            change(owned);
+            if owned.held.is_empty() && owned.places.is_empty() {
+                self.owners.remove(owner);
+            }
+        }
+    }
+
     /// The client has the answers up to `floor`: forget them.
     pub(super) fn acknowledge(&mut self, floor: Sequence) {
         if floor <= self.floor {
@@ -114,9 +168,9 @@ impl Session {
     }
 
     /// Whether a request is new, and if not, what came of it.
-    pub(super) fn replay(&self, sequence: Sequence) -> Replay<'_> {
-        if let Some(acquisition) = self.acquisitions.get(&sequence) {
-            return Replay::Acquisition(acquisition);
+    pub(super) fn replay(&self, sequence: Sequence) -> Replay {
+        if self.acquisitions.contains_key(&sequence) {
+            return Replay::Acquisition;
         }
         match self.answers.get(&sequence) {
             Some(outcome) => Replay::Answered(outcome.clone()),
@@ -141,9 +195,10 @@ impl Session {
     }
 
     /// An acquisition ends: a late copy of its request must not acquire again.
-    pub(super) fn conclude(&mut self, acquire: Sequence, outcome: Outcome) {
-        self.acquisitions.remove(&acquire);
+    pub(super) fn conclude(&mut self, acquire: Sequence, outcome: Outcome) -> Option<Acquisition> {
+        let acquisition = self.acquisitions.remove(&acquire)?;
         self.answer(acquire, outcome);
+        Some(acquisition)
     }
 
     /// An acquisition was cancelled before it arrived: should it still arrive, it is void.

@@ -1,9 +1,10 @@
 //! The whole state as bytes, and back.
 //!
 //! A snapshot is a short head and then items, one after the other in a fixed order: the counters,
-//! every session with its answers, every lock with its queue, and an end that counts them. What a
-//! session acquired is not written: the locks and their queues say it. So the bytes of a state
-//! are always the same, and [`State::digest`] over them tells whether two replicas agree.
+//! every session with its answers, every hold, everybody who waits, every lock that is closed for a
+//! while, and an end that counts them. What a session acquired and who stands in a lock's queue is
+//! not written: the holds and the waiters say it. So the bytes of a state are always the same, and
+//! [`State::digest`] over them tells whether two replicas agree.
 //!
 //! Neither side ever holds more than a chunk beside the state: [`State::encode`] yields chunks,
 //! [`Decoder::feed`] takes chunks, however they are cut. The decoder believes nothing: no length
@@ -23,7 +24,7 @@ use ring::digest;
 use serde::{Deserialize, Serialize};
 
 use super::State;
-use super::lock::{Hold, Lock, Waiter};
+use super::lock::{Closed, Hold, Waiter};
 use super::session::Session;
 
 pub use decode::{Decoder, SnapshotError};
@@ -32,13 +33,13 @@ pub use decode::{Decoder, SnapshotError};
 const MAGIC: [u8; 7] = *b"lkstate";
 
 /// The version that this program writes, and the only one that it reads.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Bytes of a chunk at most, before its last item.
 const CHUNK_BYTES: usize = 32 * 1024;
 
-/// Longest encoded item, bytes. The texts in one are far shorter.
-const ITEM_BYTES_MAX: usize = 4 * 1024;
+/// Longest encoded item, bytes: nothing in one is longer than what a client may send in a frame.
+const ITEM_BYTES_MAX: usize = 64 * 1024;
 
 /// A piece of a snapshot.
 #[derive(Serialize, Deserialize)]
@@ -63,10 +64,12 @@ enum Item<'a> {
         sequence: Sequence,
         outcome: Cow<'a, Outcome>,
     },
-    /// A lock, in order of names.
-    Lock { name: LockName, hold: Cow<'a, Hold> },
-    /// A waiter of the lock before, in order of places.
-    Waiter { place: u64, waiter: Waiter },
+    /// A hold, in order of locks and tokens.
+    Hold { lock: LockName, hold: Cow<'a, Hold> },
+    /// Somebody who waits, in order of places.
+    Waiter { place: u64, waiter: Cow<'a, Waiter> },
+    /// A lock that is closed for a while, in order of names.
+    Closed { lock: LockName, closed: Closed },
     /// The last one: how many there were before it.
     End { items: u64 },
 }
@@ -116,10 +119,25 @@ impl State {
             leadership: self.leadership,
         };
         let sessions = self.sessions.iter();
-        let locks = self.locks.iter();
+        let holds = self.locks.iter().flat_map(|(name, lock)| {
+            lock.holds.iter().map(|hold| Item::Hold {
+                lock: name.clone(),
+                hold: Cow::Borrowed(hold),
+            })
+        });
+        let waiters = self.waiters.iter().map(|(place, waiter)| Item::Waiter {
+            place: *place,
+            waiter: Cow::Borrowed(waiter),
+        });
+        let closed = self.closed.iter().map(|(lock, closed)| Item::Closed {
+            lock: lock.clone(),
+            closed: *closed,
+        });
         std::iter::once(counters)
             .chain(sessions.flat_map(|(id, session)| session_items(*id, session)))
-            .chain(locks.flat_map(|(name, lock)| lock_items(name, lock)))
+            .chain(holds)
+            .chain(waiters)
+            .chain(closed)
     }
 }
 
@@ -135,17 +153,5 @@ fn session_items(id: SessionId, session: &Session) -> impl Iterator<Item = Item<
     std::iter::once(first).chain(answers.map(|(sequence, outcome)| Item::Answer {
         sequence: *sequence,
         outcome: Cow::Borrowed(outcome),
-    }))
-}
-
-fn lock_items<'a>(name: &LockName, lock: &'a Lock) -> impl Iterator<Item = Item<'a>> {
-    let first = Item::Lock {
-        name: name.clone(),
-        hold: Cow::Borrowed(&lock.hold),
-    };
-    let queue = lock.queue.iter();
-    std::iter::once(first).chain(queue.map(|(place, waiter)| Item::Waiter {
-        place: *place,
-        waiter: waiter.clone(),
     }))
 }

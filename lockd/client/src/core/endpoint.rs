@@ -33,6 +33,8 @@ pub struct EndpointCore {
     configured: Vec<String>,
     /// All that are known, what a node said last before what was configured.
     nodes: Vec<String>,
+    /// Number of the membership that they are of; 0 before any was told.
+    epoch: u32,
     first: usize,
     leader: Option<String>,
     /// The leader whose connection was lost. The others may not know yet that it is gone.
@@ -52,6 +54,7 @@ impl EndpointCore {
         EndpointCore {
             configured: nodes.clone(),
             nodes,
+            epoch: 0,
             first,
             leader: None,
             dead: None,
@@ -85,8 +88,13 @@ impl EndpointCore {
         self.dead.as_deref() == Some(address)
     }
 
-    /// A node said who the members are. Those that the client was given stay as the last resort.
-    pub fn learned(&mut self, members: impl IntoIterator<Item = String>) {
+    /// A node said who the members are by the membership `epoch`; nothing older is believed
+    /// afterwards. Those that the client was given stay as the last resort.
+    pub fn learned(&mut self, epoch: u32, members: impl IntoIterator<Item = String>) {
+        if epoch < self.epoch {
+            return;
+        }
+        self.epoch = epoch;
         let first = self.nodes.get(self.first).cloned();
         self.nodes = members.into_iter().take(LEARNED_MAX).collect();
         for node in &self.configured {
@@ -189,14 +197,25 @@ mod tests {
     #[test]
     fn a_client_with_an_old_list_learns_the_members_and_keeps_its_list_as_the_last_resort() {
         let mut core = core();
-        core.learned(["c:1", "d:1", "e:1"].map(str::to_owned));
+        core.learned(1, ["c:1", "d:1", "e:1"].map(str::to_owned));
         assert_eq!(core.plan().addresses, ["a:1", "b:1", "c:1", "d:1", "e:1"]);
         core.failed("b:1");
         assert_eq!(core.plan().addresses, ["c:1", "d:1", "e:1", "a:1", "b:1"]);
-        core.learned(["d:1".to_owned()]);
+        core.learned(2, ["d:1".to_owned()]);
         assert_eq!(core.plan().addresses, ["c:1", "d:1", "a:1", "b:1"]);
-        core.learned((0..1000).map(|n| format!("x:{n}")));
+        core.learned(3, (0..1000).map(|n| format!("x:{n}")));
         assert_eq!(core.plan().addresses.len(), LEARNED_MAX + 3);
+    }
+
+    #[test]
+    fn an_older_list_of_members_from_a_node_that_missed_its_removal_is_not_believed() {
+        let mut core = core();
+        core.learned(7, ["d:1", "e:1"].map(str::to_owned));
+        let known = core.plan().addresses;
+        core.learned(6, ["a:1", "x:1"].map(str::to_owned));
+        assert_eq!(core.plan().addresses, known);
+        core.learned(7, ["d:1", "f:1"].map(str::to_owned));
+        assert!(core.plan().addresses.contains(&"f:1".to_owned()));
     }
 
     #[test]

@@ -54,6 +54,15 @@ pub enum Input<W> {
         /// Handed back with the outcome.
         waiter: W,
     },
+    /// Hold as shared what acquisition `acquire` got as exclusive.
+    Downgrade {
+        /// Number of the acquisition.
+        acquire: Sequence,
+        /// Whether the answer is to come with tickets that say so.
+        ticket: bool,
+        /// Handed back with the outcome.
+        waiter: W,
+    },
     /// The cell's answer to Open.
     Opened {
         /// The session, or why there is none.
@@ -75,8 +84,8 @@ pub enum Input<W> {
         sequence: Sequence,
         /// What came of it.
         outcome: Outcome,
-        /// With a grant, if asked for.
-        ticket: Option<TicketText>,
+        /// With grants, if asked for: one for each, in their order.
+        tickets: Vec<TicketText>,
     },
     /// The user does not believe in the session any more: end it for this reason.
     Abandon(Ended),
@@ -91,6 +100,7 @@ pub enum Input<W> {
 
 /// What a session wants done.
 #[derive(Debug, PartialEq)]
+#[cfg_attr(feature = "model", derive(Clone))]
 pub enum Output<W> {
     /// Send this.
     Send(ClientFrame),
@@ -111,8 +121,8 @@ pub enum Output<W> {
         sequence: Sequence,
         /// What came of it.
         outcome: Outcome,
-        /// With a grant, if asked for.
-        ticket: Option<TicketText>,
+        /// With grants, if asked for: one for each, in their order.
+        tickets: Vec<TicketText>,
     },
     /// A request will not be answered, because its session is over.
     Failed {

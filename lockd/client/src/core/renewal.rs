@@ -23,6 +23,7 @@ const RETRY_PART: u32 = 8;
 
 /// Renewals of one session.
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone))]
 pub(super) struct Renewal {
     lease: Duration,
     interval: Duration,
@@ -105,6 +106,28 @@ impl Renewal {
     /// How long the lease is, by this client's count.
     pub(super) fn lease(&self) -> Duration {
         self.lease
+    }
+
+    /// All that decides what renewals do next: numbers from `last` on are not told apart, and no
+    /// send time from which nothing can follow any more.
+    #[cfg(feature = "model")]
+    pub(super) fn hash<H: std::hash::Hasher>(&self, now: Time, last: u64, hasher: &mut H) {
+        use std::hash::Hash as _;
+        let left = |time: Time| time.since(now);
+        (left(self.deadline), self.next_number.min(last + 1)).hash(hasher);
+        if self.next_number <= last {
+            left(self.next_send).hash(hasher);
+        }
+        let rest = |(number, sent): &(u64, Time)| (*number, left(sent.after(self.lease)));
+        let numbers = self.unanswered.iter().filter(|(number, _)| *number <= last);
+        numbers.map(rest).collect::<Vec<_>>().hash(hasher);
+    }
+
+    /// Whether an answer to this KeepAlive could move the deadline.
+    #[cfg(feature = "model")]
+    pub(super) fn waits_for(&self, now: Time, number: u64) -> bool {
+        let mut unanswered = self.unanswered.iter();
+        unanswered.any(|(n, sent)| *n == number && sent.after(self.lease) > now)
     }
 
     /// What is under way will not be answered any more on this connection. An answer that comes

@@ -19,6 +19,7 @@ pub struct RequestId(pub u64);
 
 /// One request.
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone))]
 pub(super) struct Entry<W> {
     /// Name by which an acquisition may be taken back.
     pub(super) request: Option<RequestId>,
@@ -59,6 +60,7 @@ pub(super) enum TakenBack {
 
 /// All requests of a session.
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone))]
 pub(super) struct Requests<W> {
     last: Sequence,
     unsent: VecDeque<Entry<W>>,

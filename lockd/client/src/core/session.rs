@@ -10,7 +10,7 @@ use std::time::Duration;
 use lockd_protocol::client::{ClientFrame, EndReason, Operation, Outcome, Refusal};
 use lockd_protocol::planted::{self, Planted};
 use lockd_protocol::ticket::TicketText;
-use lockd_protocol::{LockName, Nonce, Sequence, SessionId, Token};
+use lockd_protocol::{Nonce, Sequence, SessionId, Token};
 
 use super::backoff::Backoff;
 use super::interface::{Ended, Input, Output, SessionOptions};
@@ -28,6 +28,7 @@ const BUSY_RETRY_MAX: Duration = Duration::from_millis(500);
 const PATIENCE_PART: u32 = 3;
 
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone))]
 enum Phase {
     Opening,
     Open { session: SessionId, believed: bool },
@@ -35,8 +36,9 @@ enum Phase {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone))]
 struct Held {
-    lock: LockName,
+    /// The lowest token, which names the grants in a release.
     token: Token,
     /// It is being taken away, and its holder was told.
     taken: bool,
@@ -44,6 +46,7 @@ struct Held {
 
 /// The state of one session. `W` is whatever the caller wants back with an outcome.
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone))]
 pub struct SessionCore<W> {
     options: SessionOptions,
     phase: Phase,
@@ -141,7 +144,10 @@ impl<W> SessionCore<W> {
     pub fn handle(&mut self, now: Time, input: Input<W>) {
         self.look_at_deadline(now);
         if let Phase::Over(ended) = &self.phase {
-            if let Input::Submit { waiter, .. } | Input::Release { waiter, .. } = input {
+            if let Input::Submit { waiter, .. }
+            | Input::Release { waiter, .. }
+            | Input::Downgrade { waiter, .. } = input
+            {
                 let ended = ended.clone();
                 self.outputs.push_back(Output::Failed { waiter, ended });
             }
@@ -158,14 +164,19 @@ impl<W> SessionCore<W> {
             } => self.submit(request, operation, waiter),
             Input::TakeBack { request } => self.take_back(request),
             Input::Release { acquire, waiter } => self.release(acquire, waiter),
+            Input::Downgrade {
+                acquire,
+                ticket,
+                waiter,
+            } => self.downgrade(acquire, ticket, waiter),
             Input::Opened { result } => self.opened(now, result),
             Input::KeptAlive { number } => self.kept_alive(now, number),
             Input::SessionEnded { reason } => self.end(by_cell(reason)),
             Input::Reply {
                 sequence,
                 outcome,
-                ticket,
-            } => self.reply(now, sequence, outcome, ticket),
+                tickets,
+            } => self.reply(now, sequence, outcome, tickets),
             Input::Abandon(ended) => self.end(ended),
             Input::Lost { acquire, reason } => self.lost(acquire, reason),
         }
@@ -209,11 +220,11 @@ impl<W> SessionCore<W> {
     fn submit(&mut self, request: RequestId, operation: Operation, waiter: W) {
         let never_sent = matches!(self.phase, Phase::Opening) && self.first_open.is_none();
         if never_sent && operation == Operation::Close {
-            self.finish(Sequence(0), Some(waiter), Outcome::Closed, None);
+            self.finish(Sequence(0), Some(waiter), Outcome::Closed, Vec::new());
             return self.end(Ended::Closed);
         }
         let mut entry = Entry::new(operation, Some(waiter));
-        if matches!(entry.operation, Operation::Acquire { .. }) {
+        if matches!(entry.operation, Operation::Acquire(_)) {
             entry.request = Some(request);
         }
         self.requests.push(entry);
@@ -228,11 +239,25 @@ impl<W> SessionCore<W> {
 
     fn release(&mut self, acquire: Sequence, waiter: W) {
         match self.grants.remove(&acquire) {
-            Some(Held { lock, token, .. }) => {
-                let release = Operation::Release { lock, token };
+            Some(Held { token, .. }) => {
+                let release = Operation::Release { acquire, token };
                 self.requests.push(Entry::new(release, Some(waiter)));
             }
-            None => self.finish(acquire, Some(waiter), Outcome::NotHeld, None),
+            None => self.finish(acquire, Some(waiter), Outcome::NotHeld, Vec::new()),
+        }
+    }
+
+    fn downgrade(&mut self, acquire: Sequence, ticket: bool, waiter: W) {
+        match self.grants.get(&acquire) {
+            Some(Held { token, .. }) => {
+                let downgrade = Operation::Downgrade {
+                    acquire,
+                    token: *token,
+                    ticket,
+                };
+                self.requests.push(Entry::new(downgrade, Some(waiter)));
+            }
+            None => self.finish(acquire, Some(waiter), Outcome::NotHeld, Vec::new()),
         }
     }
 
@@ -243,7 +268,8 @@ impl<W> SessionCore<W> {
         match (result, self.first_open) {
             (Ok(session), Some(first_open)) => {
                 self.busy.reset();
-                self.renewal.opened(first_open);
+                let late = planted::has(Planted::LeaseFromOpened);
+                self.renewal.opened(if late { now } else { first_open });
                 let believed = false;
                 self.phase = Phase::Open { session, believed };
                 self.look_at_belief(now);
@@ -270,13 +296,7 @@ impl<W> SessionCore<W> {
         self.look_at_belief(now);
     }
 
-    fn reply(
-        &mut self,
-        now: Time,
-        sequence: Sequence,
-        outcome: Outcome,
-        ticket: Option<TicketText>,
-    ) {
+    fn reply(&mut self, now: Time, sequence: Sequence, outcome: Outcome, tickets: Vec<TicketText>) {
         let Some(entry) = self.requests.get_mut(sequence) else {
             return;
         };
@@ -290,7 +310,7 @@ impl<W> SessionCore<W> {
             outcome => {
                 self.busy.reset();
                 if let Some(entry) = self.requests.remove(sequence) {
-                    self.answered(sequence, entry, outcome, ticket);
+                    self.answered(sequence, entry, outcome, tickets);
                 }
             }
         }
@@ -301,30 +321,30 @@ impl<W> SessionCore<W> {
         sequence: Sequence,
         entry: Entry<W>,
         outcome: Outcome,
-        ticket: Option<TicketText>,
+        tickets: Vec<TicketText>,
     ) {
-        match (entry.operation, &outcome) {
+        match (entry.operation, outcome.granted_token()) {
             // Its Cancel gives the grant back.
-            (Operation::Acquire { .. }, _) if entry.cancelled => {}
-            (Operation::Acquire { lock, .. }, Outcome::Granted { token }) if entry.taken => {
-                let token = *token;
-                let release = Operation::Release { lock, token };
+            (Operation::Acquire(_), _) if entry.cancelled => {}
+            (Operation::Acquire(_), Some(token)) if entry.taken => {
+                let acquire = sequence;
+                let release = Operation::Release { acquire, token };
                 self.requests.push(Entry::new(release, None));
-                self.finish(sequence, entry.waiter, Outcome::Over, None);
+                self.finish(sequence, entry.waiter, Outcome::Over, Vec::new());
             }
-            (Operation::Acquire { lock, .. }, Outcome::Granted { token }) => {
-                let (token, taken) = (*token, false);
-                self.grants.insert(sequence, Held { lock, token, taken });
-                self.finish(sequence, entry.waiter, outcome, ticket);
+            (Operation::Acquire(_), Some(token)) => {
+                let taken = false;
+                self.grants.insert(sequence, Held { token, taken });
+                self.finish(sequence, entry.waiter, outcome, tickets);
             }
             (Operation::Cancel { acquire }, _) => {
                 self.requests.remove(acquire);
             }
             (Operation::Close, _) => {
-                self.finish(sequence, entry.waiter, outcome, None);
+                self.finish(sequence, entry.waiter, outcome, Vec::new());
                 self.end(Ended::Closed);
             }
-            _ => self.finish(sequence, entry.waiter, outcome, ticket),
+            _ => self.finish(sequence, entry.waiter, outcome, tickets),
         }
     }
 
@@ -333,14 +353,14 @@ impl<W> SessionCore<W> {
         sequence: Sequence,
         waiter: Option<W>,
         outcome: Outcome,
-        ticket: Option<TicketText>,
+        tickets: Vec<TicketText>,
     ) {
         if let Some(waiter) = waiter {
             self.outputs.push_back(Output::Done {
                 waiter,
                 sequence,
                 outcome,
-                ticket,
+                tickets,
             });
         }
     }
@@ -446,5 +466,7 @@ fn by_cell(reason: EndReason) -> Ended {
     }
 }
 
+#[cfg(feature = "model")]
+mod model;
 #[cfg(test)]
 mod tests;

@@ -2,14 +2,16 @@
 
 use lockd_protocol::client::Outcome;
 use lockd_protocol::limits::{
-    ACQUISITIONS_PER_SESSION_MAX, SESSION_WINDOW, TTL_MAX_MS, TTL_MIN_MS,
+    ACQUISITIONS_PER_SESSION_MAX, LOCK_DELAY_MAX_MS, REENTRIES_MAX, SESSION_WINDOW, TTL_MAX_MS,
+    TTL_MIN_MS,
 };
-use lockd_protocol::{LockName, Millis, Nonce, Sequence, SessionId};
+use lockd_protocol::{LockName, Millis, Mode, Nonce, Sequence, SessionId};
 use thiserror::Error;
 
 use super::{ITEM_BYTES_MAX, Item, MAGIC, VERSION};
 use crate::limits::SESSIONS_MAX;
-use crate::state::lock::{Hold, Lock, Waiter};
+use crate::state::acquire::{acquisition, check};
+use crate::state::lock::{Closed, Hold, Waiter};
 use crate::state::session::{Acquisition, Session};
 use crate::state::{State, check_text};
 
@@ -68,15 +70,18 @@ pub struct Decoder {
     stage: Stage,
 }
 
-/// What may come next.
-#[derive(Debug, Default)]
+/// What came last; nothing of an earlier stage may follow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     #[default]
+    Nothing,
     Head,
     Counters,
-    /// Sessions and locks; an answer belongs to the session, a waiter to the lock.
-    Sessions(Option<(SessionId, Session)>),
-    Locks(LockName, Lock),
+    /// Sessions, each with its answers behind it.
+    Sessions,
+    Holds,
+    Waiters,
+    Closed,
     End,
 }
 
@@ -89,16 +94,16 @@ impl Decoder {
         let mut held = std::mem::take(&mut self.rest);
         held.extend_from_slice(bytes);
         let mut left = held.as_slice();
-        if matches!(self.stage, Stage::Head) {
+        if self.stage == Stage::Nothing {
             let Some(after) = check_head(left)? else {
                 self.rest = held;
                 return Ok(());
             };
             left = after;
-            self.stage = Stage::Counters;
+            self.stage = Stage::Head;
         }
         while !left.is_empty() {
-            if matches!(self.stage, Stage::End) {
+            if self.stage == Stage::End {
                 return Err(SnapshotError::Trailing);
             }
             match postcard::take_from_bytes::<Item<'_>>(left) {
@@ -135,6 +140,18 @@ impl Decoder {
     }
 
     fn take(&mut self, item: Item<'_>) -> Checked {
+        let stage = match item {
+            Item::Counters { .. } => Stage::Counters,
+            Item::Session { .. } | Item::Answer { .. } => Stage::Sessions,
+            Item::Hold { .. } => Stage::Holds,
+            Item::Waiter { .. } => Stage::Waiters,
+            Item::Closed { .. } => Stage::Closed,
+            Item::End { .. } => Stage::End,
+        };
+        if stage < self.stage || (self.stage == Stage::Head) != (stage == Stage::Counters) {
+            return Err("counters, sessions, holds, waiters and closed locks come in this order");
+        }
+        self.stage = stage;
         match item {
             Item::Counters {
                 last_session,
@@ -142,14 +159,10 @@ impl Decoder {
                 last_place,
                 leadership,
             } => {
-                if !matches!(self.stage, Stage::Counters) {
-                    return Err("the counters come first, and once");
-                }
                 self.state.last_session = last_session;
                 self.state.last_token = last_token;
                 self.state.last_place = last_place;
                 self.state.leadership = leadership;
-                self.stage = Stage::Sessions(None);
             }
             Item::Session {
                 id,
@@ -159,37 +172,24 @@ impl Decoder {
                 floor,
             } => self.session(id, nonce, ttl, label, floor)?,
             Item::Answer { sequence, outcome } => self.answer(sequence, outcome.into_owned())?,
-            Item::Lock { name, hold } => self.lock(name, hold.into_owned())?,
-            Item::Waiter { place, waiter } => self.waiter(place, waiter)?,
+            Item::Hold { lock, hold } => self.hold(lock, hold.into_owned())?,
+            Item::Waiter { place, waiter } => self.waiter(place, waiter.into_owned())?,
+            Item::Closed { lock, closed } => self.closed(lock, closed)?,
             Item::End { items } => {
                 if items != self.items {
                     return Err("it counts another number of items than there were");
                 }
-                self.end_of_group()?;
-                self.stage = Stage::End;
+                let free = |(place, waiter): (&u64, &Waiter)| {
+                    let wants = &waiter.acquire.wants;
+                    self.state.choose(wants, *place, false).is_ok()
+                };
+                if self.state.waiters.iter().any(free) {
+                    return Err("somebody waits for what is free");
+                }
             }
         }
         self.items += 1;
         Ok(())
-    }
-
-    /// Puts the session or lock that was being built in its place.
-    fn end_of_group(&mut self) -> Checked {
-        match std::mem::replace(&mut self.stage, Stage::Sessions(None)) {
-            Stage::Head | Stage::Counters | Stage::End => Err("the counters come first"),
-            Stage::Sessions(None) => Ok(()),
-            Stage::Sessions(Some((id, session))) => {
-                if self.state.nonces.insert(session.nonce(), id).is_some() {
-                    return Err("two sessions have the same nonce");
-                }
-                self.state.sessions.insert(id, session);
-                Ok(())
-            }
-            Stage::Locks(name, lock) => {
-                self.state.locks.insert(name, lock);
-                Ok(())
-            }
-        }
     }
 
     fn session(
@@ -200,10 +200,6 @@ impl Decoder {
         label: &str,
         floor: Sequence,
     ) -> Checked {
-        if !matches!(self.stage, Stage::Sessions(_)) {
-            return Err("sessions follow the counters");
-        }
-        self.end_of_group()?;
         let last = self.state.sessions.last_key_value();
         if last.is_some_and(|(last, _)| *last >= id) || id.0 == 0 {
             return Err("the sessions are not in order");
@@ -220,14 +216,18 @@ impl Decoder {
         check_text("", label).map_err(|_| "a session's label is not allowed")?;
         let mut session = Session::new(nonce, ttl, label.to_owned());
         session.acknowledge(floor);
-        self.stage = Stage::Sessions(Some((id, session)));
+        if self.state.nonces.insert(nonce, id).is_some() {
+            return Err("two sessions have the same nonce");
+        }
+        self.state.sessions.insert(id, session);
         Ok(())
     }
 
     fn answer(&mut self, sequence: Sequence, outcome: Outcome) -> Checked {
-        let Stage::Sessions(Some((_, session))) = &mut self.stage else {
+        let Some(mut session) = self.state.sessions.last_entry() else {
             return Err("an answer belongs to no session");
         };
+        let session = session.get_mut();
         let last = session.answers().last_key_value();
         let last = last.map_or(session.floor(), |(last, _)| *last);
         if sequence <= last || sequence > session.window_end() {
@@ -237,63 +237,140 @@ impl Decoder {
         Ok(())
     }
 
-    fn lock(&mut self, name: LockName, hold: Hold) -> Checked {
-        if !matches!(self.stage, Stage::Sessions(_) | Stage::Locks(..)) {
-            return Err("locks follow the sessions");
-        }
-        self.end_of_group()?;
-        let last = self.state.locks.last_key_value();
-        if last.is_some_and(|(last, _)| *last >= name) {
-            return Err("the locks are not in order");
-        }
+    fn hold(&mut self, name: LockName, hold: Hold) -> Checked {
         if !hold.token.is_valid() || hold.token > self.state.last_token {
             return Err("a lock's token was never given out");
         }
-        if let Some(reason) = &hold.breaking {
-            check_text("", reason).map_err(|_| "the reason of a break is not allowed")?;
+        check_hold(&hold)?;
+        let last = self.state.locks.last_key_value();
+        if last.is_some_and(|(last, _)| *last > name) {
+            return Err("the holds are not in order");
         }
-        let acquisition = Acquisition::held(name.clone());
-        let holder = self.acquisition(hold.session, hold.acquire, acquisition)?;
-        holder.breaking += u32::from(hold.breaking.is_some());
-        let queue = std::collections::BTreeMap::new();
-        self.stage = Stage::Locks(name, Lock { hold, queue });
+        let new = last.is_none_or(|(last, _)| *last < name);
+        let lock = self.state.locks.entry(name.clone()).or_default();
+        if !new
+            && lock
+                .holds
+                .last()
+                .is_some_and(|last| last.token >= hold.token)
+        {
+            return Err("the holds are not in order");
+        }
+        if !lock.has_room(hold.mode) || lock.holds.iter().any(|other| same_permit(other, &hold)) {
+            return Err("a lock has holders that exclude each other");
+        }
+        for (n, acquire) in hold.acquisitions().enumerate() {
+            let session = self.session_of(hold.session)?;
+            if n > 0 && session.acquisitions().contains_key(&acquire) {
+                return Err("an acquisition's number is taken");
+            }
+            let known = session.acquisitions().get(&acquire);
+            let mut held: Vec<_> = known
+                .into_iter()
+                .flat_map(Acquisition::held)
+                .map(|(lock, token)| (lock.clone(), token))
+                .collect();
+            let at = held.partition_point(|(_, token)| *token < hold.token);
+            if held.get(at).is_some_and(|(_, token)| *token == hold.token) {
+                return Err("a token was given out twice");
+            }
+            held.insert(at, (name.clone(), hold.token));
+            let new = held.len() == 1;
+            self.note(hold.session, acquire, acquisition(held), new)?;
+            self.session_of(hold.session)?
+                .note_owner(hold.owner(), |owned| {
+                    owned.held.insert(acquire);
+                });
+        }
+        let breaking = u32::from(hold.breaking().is_some());
+        self.session_of(hold.session)?.breaking += breaking;
+        if let Some(lock) = self.state.locks.get_mut(&name) {
+            lock.holds.push(hold);
+        }
         Ok(())
     }
 
     fn waiter(&mut self, place: u64, waiter: Waiter) -> Checked {
-        let Stage::Locks(name, lock) = &mut self.stage else {
-            return Err("a waiter belongs to no lock");
-        };
-        let last = lock.queue.last_key_value().map_or(0, |(last, _)| *last);
+        let last = self.state.waiters.last_key_value();
+        let last = last.map_or(0, |(last, _)| *last);
         if place <= last || place > self.state.last_place {
             return Err("a waiter's place is out of order, or was never given out");
         }
-        let acquisition = Acquisition::queued(name.clone(), place);
-        let (session, acquire) = (waiter.session, waiter.acquire);
-        lock.queue.insert(place, waiter);
-        self.acquisition(session, acquire, acquisition).map(drop)
+        check(&waiter.acquire).map_err(|_| "what a waiter wants is not allowed")?;
+        let (id, sequence) = (waiter.session, waiter.sequence);
+        self.note(id, sequence, Acquisition::Queued(place), true)?;
+        self.session_of(id)?.note_owner(waiter.owner(), |owned| {
+            owned.places.insert(place);
+        });
+        for want in waiter.acquire.wants.each() {
+            let lock = self.state.locks.entry(want.lock.clone()).or_default();
+            lock.queue.insert(place, want.mode);
+        }
+        self.state.waiters.insert(place, waiter);
+        Ok(())
+    }
+
+    fn closed(&mut self, lock: LockName, closed: Closed) -> Checked {
+        let last = self.state.closed.last_key_value();
+        if last.is_some_and(|(last, _)| *last >= lock) {
+            return Err("the closed locks are not in order");
+        }
+        let span = (1..=LOCK_DELAY_MAX_MS).contains(&closed.span.0);
+        if !span || !closed.token.is_valid() || closed.token > self.state.last_token {
+            return Err("a lock is closed for longer than it can be, or by no grant");
+        }
+        self.state.closed.insert(lock, closed);
+        Ok(())
+    }
+
+    fn session_of(&mut self, id: SessionId) -> Result<&mut Session, &'static str> {
+        let session = self.state.sessions.get_mut(&id);
+        session.ok_or("a holder or waiter has no session")
     }
 
     /// Notes with a session what it acquired.
-    fn acquisition(
+    fn note(
         &mut self,
         session: SessionId,
         acquire: Sequence,
         acquisition: Acquisition,
-    ) -> Result<&mut Session, &'static str> {
-        let Some(session) = self.state.sessions.get_mut(&session) else {
-            return Err("a holder or waiter has no session");
-        };
+        new: bool,
+    ) -> Checked {
+        let session = self.session_of(session)?;
         if session.acquisitions().len() >= ACQUISITIONS_PER_SESSION_MAX {
             return Err("a session has more acquisitions than it may have");
         }
-        let known = session.acquisitions().contains_key(&acquire);
+        let known = new && session.acquisitions().contains_key(&acquire);
         if known || session.answers().contains_key(&acquire) || acquire > session.window_end() {
             return Err("an acquisition's number is taken, or out of its session's window");
         }
         session.add(acquire, acquisition);
-        Ok(session)
+        Ok(())
     }
+}
+
+fn check_hold(hold: &Hold) -> Checked {
+    if matches!(hold.mode, Mode::Permit { of } if hold.slot >= of) {
+        return Err("a hold has a permit that does not exist");
+    }
+    let Some(more) = &hold.more else {
+        return Ok(());
+    };
+    for text in [&more.owner, &more.breaking].into_iter().flatten() {
+        check_text("", text).map_err(|_| "an owner or the reason of a break is not allowed")?;
+    }
+    if more.reentries.len() > REENTRIES_MAX as usize || more.delay.0 > LOCK_DELAY_MAX_MS {
+        return Err("a hold has more re-entries or a longer delay than it may have");
+    }
+    if more.owner.is_none() && !more.reentries.is_empty() {
+        return Err("a hold without owner was entered again");
+    }
+    Ok(())
+}
+
+/// Whether two holds of one lock have the same permit.
+fn same_permit(one: &Hold, other: &Hold) -> bool {
+    matches!(other.mode, Mode::Permit { .. }) && one.slot == other.slot
 }
 
 /// The bytes after the head, or none if it is not all there.

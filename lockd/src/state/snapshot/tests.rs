@@ -3,8 +3,9 @@
 use super::*;
 use crate::state::Effect;
 use crate::state::command::Command;
+use crate::state::lock::{Hold, Lock, More};
 use lockd_protocol::Mode;
-use lockd_protocol::client::{Operation, Wait};
+use lockd_protocol::client::{Acquire, Operation, Owner, Wait, Want, Wants};
 use paxos::{Ballot, Epoch, NodeId};
 
 /// Random commands (splitmix64: Steele, Lea, Flood, 2014), often such as make sense.
@@ -32,28 +33,78 @@ impl Commands {
     }
 
     fn lock(&mut self) -> LockName {
-        let name = format!("lock/{}", self.below(5));
+        let name = format!("lock/{}", self.below(2));
         LockName::new(&name).expect("a lock name")
     }
 
     fn token(&mut self, state: &State, lock: &LockName) -> Token {
-        let held = state.locks.get(lock).map(|lock| lock.hold.token);
+        let held = state.locks.get(lock).and_then(|lock| lock.holds.first());
         held.filter(|_| self.below(8) > 0)
-            .unwrap_or(Token(self.below(30)))
+            .map_or(Token(self.below(30)), |hold| hold.token)
+    }
+
+    fn mode(&mut self) -> Mode {
+        [Mode::Exclusive, Mode::Shared, Mode::Permit { of: 2 }][self.below(3) as usize]
+    }
+
+    fn acquire(&mut self) -> Acquire {
+        let owner = Owner {
+            name: format!("owner {}", self.below(2)),
+            reentries: 1 + self.below(3) as u32,
+        };
+        if self.below(3) == 0 {
+            let lock = LockName::new("own").expect("a lock name");
+            return Acquire {
+                owner: Some(owner),
+                ..Acquire::one(lock, Mode::Shared, Wait::Try)
+            };
+        }
+        let (lock, mode) = (self.lock(), self.mode());
+        let mut wants = vec![Want { lock, mode }];
+        let (lock, mode) = (self.lock(), self.mode());
+        wants.extend((self.below(3) == 0).then_some(Want { lock, mode }));
+        let wants = match self.below(3) {
+            0 => Wants::All(wants),
+            1 => Wants::Any(wants),
+            _ => Wants::One(wants.swap_remove(0)),
+        };
+        Acquire {
+            wants,
+            wait: [Wait::Try, Wait::Forever, Wait::For(Millis(9))][self.below(3) as usize],
+            ticket: self.below(2) == 0,
+            owner: (self.below(2) == 0).then_some(owner),
+            barge: self.below(8) == 0,
+            delay: Millis(self.below(3) * 5),
+        }
+    }
+
+    /// Of an acquisition that is held, most of the time.
+    fn held(&mut self, state: &State) -> (Sequence, Token) {
+        let session = SessionId(1 + self.below(6));
+        let held = state.sessions.get(&session).and_then(|session| {
+            let mut acquisitions = session.acquisitions().iter();
+            acquisitions.find_map(|(acquire, held)| Some((*acquire, held.token()?)))
+        });
+        held.filter(|_| self.below(8) > 0)
+            .unwrap_or((Sequence(self.below(20)), Token(self.below(30))))
     }
 
     fn operation(&mut self, state: &State) -> Operation {
         let lock = self.lock();
         match self.below(12) {
-            0..=5 => Operation::Acquire {
-                lock,
-                mode: Mode::Exclusive,
-                wait: [Wait::Try, Wait::Forever, Wait::For(Millis(9))][self.below(3) as usize],
-                ticket: self.below(2) == 0,
-            },
-            6 | 7 => {
-                let token = self.token(state, &lock);
-                Operation::Release { lock, token }
+            0..=5 => Operation::Acquire(self.acquire()),
+            6 => {
+                let (acquire, token) = self.held(state);
+                Operation::Release { acquire, token }
+            }
+            7 => {
+                let (acquire, token) = self.held(state);
+                let ticket = self.below(2) == 0;
+                Operation::Downgrade {
+                    acquire,
+                    token,
+                    ticket,
+                }
             }
             8 | 9 => Operation::Break {
                 lock,
@@ -98,6 +149,17 @@ impl Commands {
                     lock,
                     token,
                     leadership,
+                }
+            }
+            6 => {
+                let mut closed = state.closed.iter();
+                match closed.next() {
+                    Some((lock, closed)) => Command::Reopen {
+                        lock: lock.clone(),
+                        token: closed.token,
+                        leadership,
+                    },
+                    None => return None,
                 }
             }
             _ => {
@@ -161,7 +223,7 @@ fn full(seed: u64) -> State {
 
 #[test]
 fn a_decoded_state_is_the_state_and_goes_on_as_it_does() {
-    let mut seen = [0usize; 6];
+    let mut seen = [0usize; 9];
     for seed in 0..3000 {
         let (mut commands, mut state) = (Commands::new(seed), State::default());
         commands.apply_some(&mut state);
@@ -188,6 +250,14 @@ fn a_decoded_state_is_the_state_and_goes_on_as_it_does() {
         seen[3] += sessions.clone().map(|s| s.answers().len()).sum::<usize>();
         seen[4] += sessions.filter(|session| session.breaking > 0).count();
         seen[5] += usize::from(state.locks.values().any(|lock| queue(lock) > 2));
+        seen[6] += state.closed.len();
+        let holds = state.locks.values().flat_map(|lock| &lock.holds);
+        seen[7] += holds.filter(|hold| hold.times() > 1).count();
+        seen[8] += state
+            .locks
+            .values()
+            .filter(|lock| lock.holds.len() > 1)
+            .count();
     }
     assert!(seen.iter().all(|count| *count > 100), "{seen:?}");
 }
@@ -294,7 +364,7 @@ fn a_length_that_is_a_lie_allocates_nothing() {
 }
 
 /// The bytes of an item.
-fn item(item: &Item<'_>) -> Vec<u8> {
+fn bytes_of(item: &Item<'_>) -> Vec<u8> {
     postcard::to_stdvec(item).expect("encodes")
 }
 
@@ -318,45 +388,113 @@ fn items_that_contradict_each_other_are_refused() {
         sequence: Sequence(sequence),
         outcome: Cow::Owned(Outcome::Released),
     };
-    let waiter = |session, place| Waiter {
-        session: SessionId(session),
-        acquire: Sequence(10 + place),
-        mode: Mode::Exclusive,
-        wait: Wait::Forever,
-        ticket: false,
-    };
+    let name = |name| LockName::new(name).expect("a name");
     let queued = |session, place| Item::Waiter {
         place,
-        waiter: waiter(session, place),
+        waiter: Cow::Owned(Waiter {
+            session: SessionId(session),
+            sequence: Sequence(10 + place),
+            acquire: Acquire::one(name("a"), Mode::Exclusive, Wait::Forever),
+        }),
     };
-    let lock = |name, session, token| Item::Lock {
-        name: LockName::new(name).expect("a name"),
-        hold: Cow::Owned(Hold::new(&waiter(session, token), Token(token))),
+    let grant = |session, token| Hold {
+        session: SessionId(session),
+        acquire: Sequence(10 + token),
+        token: Token(token),
+        mode: Mode::Exclusive,
+        slot: 0,
+        want: 0,
+        ticket: false,
+        more: None,
+    };
+    let item = |lock, hold| Item::Hold {
+        lock: name(lock),
+        hold: Cow::Owned(hold),
+    };
+    let hold = |lock, session, token| item(lock, grant(session, token));
+    let permit = |token, slot| {
+        let mode = Mode::Permit { of: 2 };
+        item(
+            "s",
+            Hold {
+                mode,
+                slot,
+                ..grant(1, token)
+            },
+        )
+    };
+    let more = |more| {
+        item(
+            "a",
+            Hold {
+                more: Some(Box::new(more)),
+                ..grant(1, 1)
+            },
+        )
+    };
+    let closed = |lock, token, span| Item::Closed {
+        lock: name(lock),
+        closed: Closed {
+            token: Token(token),
+            span: Millis(span),
+        },
     };
     let one = || session(1, 1, 1000);
+    let end = |items| Item::End { items };
+    let same_number = Hold {
+        acquire: Sequence(11),
+        ..grant(1, 1)
+    };
     let cases: Vec<(Vec<Item<'_>>, &str)> = vec![
-        (vec![counters], "once"),
+        (vec![counters], "in this order"),
         (vec![one(), one()], "in order"),
-        (
-            vec![one(), session(2, 1, 1000), Item::End { items: 3 }],
-            "nonce",
-        ),
+        (vec![one(), session(2, 1, 1000)], "nonce"),
         (vec![session(3, 1, 1000)], "newer"),
         (vec![session(1, 1, 1)], "TTL"),
         (vec![answer(6)], "no session"),
         (vec![one(), answer(5)], "window"),
         (vec![one(), answer(5000)], "window"),
         (vec![one(), answer(7), answer(7)], "window"),
-        (vec![lock("a", 1, 1)], "no session"),
-        (vec![one(), lock("a", 1, 3)], "never given out"),
-        (vec![one(), lock("b", 1, 1), lock("a", 1, 2)], "in order"),
-        (vec![one(), lock("a", 1, 1), lock("b", 1, 1)], "taken"),
-        (vec![one(), lock("a", 1, 1), one()], "sessions follow"),
-        (vec![one(), queued(1, 1)], "no lock"),
-        (vec![one(), lock("a", 1, 1), queued(2, 2)], "no session"),
-        (vec![one(), lock("a", 1, 1), queued(1, 3)], "place"),
-        (vec![one(), answer(11), lock("a", 1, 1)], "taken"),
-        (vec![one(), Item::End { items: 7 }], "another number"),
+        (vec![hold("a", 1, 1)], "no session"),
+        (vec![one(), hold("a", 1, 3)], "never given out"),
+        (vec![one(), hold("b", 1, 1), hold("a", 1, 2)], "in order"),
+        (vec![one(), hold("a", 1, 1), hold("a", 1, 2)], "exclude"),
+        (vec![one(), permit(1, 1), permit(2, 1)], "exclude"),
+        (vec![one(), permit(1, 2)], "permit"),
+        (
+            vec![one(), item("a", same_number), hold("b", 1, 1)],
+            "twice",
+        ),
+        (vec![one(), hold("a", 1, 1), one()], "in this order"),
+        (vec![one(), queued(2, 2)], "no session"),
+        (vec![one(), queued(1, 3)], "place"),
+        (vec![one(), hold("a", 1, 1), queued(1, 1)], "taken"),
+        (vec![one(), queued(1, 1), end(3)], "free"),
+        (vec![one(), answer(11), hold("a", 1, 1)], "taken"),
+        (
+            vec![
+                one(),
+                more(More {
+                    reentries: vec![Sequence(12)],
+                    ..More::default()
+                }),
+            ],
+            "without owner",
+        ),
+        (
+            vec![
+                one(),
+                more(More {
+                    delay: Millis(60_001),
+                    ..More::default()
+                }),
+            ],
+            "delay",
+        ),
+        (vec![closed("a", 1, 0)], "longer"),
+        (vec![closed("a", 9, 1)], "no grant"),
+        (vec![closed("b", 1, 1), closed("a", 1, 1)], "in order"),
+        (vec![one(), end(7)], "another number"),
     ];
     for (items, expected) in cases {
         let counters = Item::Counters {
@@ -369,7 +507,7 @@ fn items_that_contradict_each_other_are_refused() {
         let bytes: Vec<u8> = head
             .iter()
             .copied()
-            .chain(items.flat_map(|i| item(&i)))
+            .chain(items.flat_map(|item| bytes_of(&item)))
             .collect();
         match decode(&bytes) {
             Err(SnapshotError::Impossible { what, .. }) if what.contains(expected) => {}
@@ -379,7 +517,7 @@ fn items_that_contradict_each_other_are_refused() {
 }
 
 #[test]
-fn the_bytes_of_version_1_stay_as_they_are() {
+fn the_bytes_of_version_2_stay_as_they_are() {
     let mut state = State::default();
     state.begin_leadership(leadership(3));
     let operations = [
@@ -418,15 +556,15 @@ fn the_bytes_of_version_1_stay_as_they_are() {
 }
 
 fn acquire(lock: &str) -> Operation {
-    Operation::Acquire {
-        lock: LockName::new(lock).expect("a lock name"),
-        mode: Mode::Exclusive,
-        wait: Wait::Forever,
+    let lock = LockName::new(lock).expect("a lock name");
+    Operation::Acquire(Acquire {
         ticket: true,
-    }
+        ..Acquire::one(lock, Mode::Exclusive, Wait::Forever)
+    })
 }
 
 const GOLDEN: &str = "\
-    6c6b7374617465010002030101010301010101e80708636c69656e74203100010202e80708636c69656e7420\
-    320002020901010303016101010100010103776879040102010002010301620102020001000507";
-const GOLDEN_DIGEST: &str = "7f26d830fc2910455073d0f9b4d6e64f";
+    6c6b7374617465020002030101010301010101e80708636c69656e74203100010202e80708636c69656e7420\
+    320002020a010101030301610101010000000101000001037768790003016201020200000001000401020100\
+    01610002010000000607";
+const GOLDEN_DIGEST: &str = "79f66af7e4fa64e44c93492f1660a26d";

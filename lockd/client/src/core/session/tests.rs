@@ -1,7 +1,7 @@
 //! One session under a clock that the tests move.
 
-use lockd_protocol::Millis;
-use lockd_protocol::client::Wait;
+use lockd_protocol::client::{Acquire, Grant, Wait};
+use lockd_protocol::{LockName, Millis, Mode};
 
 use super::*;
 
@@ -44,17 +44,9 @@ fn opened() -> Core {
     core
 }
 
-fn name() -> LockName {
-    LockName::new("orders/42").unwrap()
-}
-
 fn acquire() -> Operation {
-    Operation::Acquire {
-        lock: name(),
-        mode: lockd_protocol::Mode::Exclusive,
-        wait: Wait::Forever,
-        ticket: false,
-    }
+    let lock = LockName::new("orders/42").unwrap();
+    Operation::Acquire(Acquire::one(lock, Mode::Exclusive, Wait::Forever))
 }
 
 fn submit(request: u64, waiter: &'static str) -> Input<&'static str> {
@@ -69,13 +61,20 @@ fn reply(sequence: u64, outcome: Outcome) -> Input<&'static str> {
     Input::Reply {
         sequence: Sequence(sequence),
         outcome,
-        ticket: None,
+        tickets: Vec::new(),
     }
 }
 
 fn granted(sequence: u64, token: u64) -> Input<&'static str> {
-    let token = Token(token);
-    reply(sequence, Outcome::Granted { token })
+    reply(sequence, grant(token))
+}
+
+fn grant(token: u64) -> Outcome {
+    Outcome::Granted(vec![Grant {
+        want: 0,
+        token: Token(token),
+        slot: 0,
+    }])
 }
 
 fn queued(sequence: u64) -> Input<&'static str> {
@@ -231,10 +230,9 @@ fn a_queued_acquisition_counts_as_answered_and_gets_its_second_answer_once() {
         requests(&give(&mut core, 22, submit(2, "second"))),
         [(2, 1)]
     );
-    let token = Token(9);
     assert_eq!(
         done(&give(&mut core, 23, granted(1, 9))),
-        [("first", Outcome::Granted { token })]
+        [("first", grant(9))]
     );
     assert_eq!(give(&mut core, 24, granted(1, 9)), Vec::new());
 }
@@ -309,12 +307,13 @@ fn a_release_names_its_token_and_a_second_one_finds_nothing_held() {
     give(&mut core, 20, submit(1, "a"));
     give(&mut core, 21, granted(1, 3));
     let acquire = Sequence(1);
-    let release = |waiter| Input::Release { acquire, waiter };
-    let outputs = give(&mut core, 22, release("r"));
-    let (lock, token) = (name(), Token(3));
-    assert_eq!(operations(&outputs), [Operation::Release { lock, token }]);
+    let give_back = |waiter| Input::Release { acquire, waiter };
+    let outputs = give(&mut core, 22, give_back("r"));
+    let token = Token(3);
+    let release = Operation::Release { acquire, token };
+    assert_eq!(operations(&outputs), [release]);
     assert_eq!(
-        done(&give(&mut core, 23, release("again"))),
+        done(&give(&mut core, 23, give_back("again"))),
         [("again", Outcome::NotHeld)]
     );
     assert_eq!(
@@ -339,8 +338,9 @@ fn the_holder_of_a_broken_lock_is_told_once_and_its_release_lets_the_lock_move()
     assert_eq!(give(&mut core, 23, lost("maintenance")), []);
     let waiter = "r";
     let outputs = give(&mut core, 24, Input::Release { acquire, waiter });
-    let (lock, token) = (name(), Token(3));
-    assert_eq!(operations(&outputs), [Operation::Release { lock, token }]);
+    let token = Token(3);
+    let release = Operation::Release { acquire, token };
+    assert_eq!(operations(&outputs), [release]);
 }
 
 #[test]
@@ -352,8 +352,9 @@ fn a_grant_that_was_broken_before_it_was_seen_is_given_back_and_not_handed_out()
     give(&mut core, 21, Input::Lost { acquire, reason });
     let outputs = give(&mut core, 22, granted(1, 3));
     assert_eq!(done(&outputs), [("a", Outcome::Over)]);
-    let (lock, token) = (name(), Token(3));
-    assert_eq!(operations(&outputs), [Operation::Release { lock, token }]);
+    let token = Token(3);
+    let release = Operation::Release { acquire, token };
+    assert_eq!(operations(&outputs), [release]);
 }
 
 #[test]
@@ -435,4 +436,35 @@ fn a_session_that_was_never_asked_for_is_closed_without_a_word_to_the_cell() {
     let outputs = give(&mut core, 0, close);
     assert_eq!(done(&outputs), [("close", Outcome::Closed)]);
     assert_eq!(core.ended(), Some(&Ended::Closed));
+}
+
+#[test]
+fn a_downgrade_names_its_token_and_what_is_not_held_is_not_asked_for() {
+    let mut core = opened();
+    give(&mut core, 20, submit(1, "a"));
+    give(&mut core, 21, granted(1, 3));
+    let downgrade = |acquire, waiter| Input::Downgrade {
+        acquire: Sequence(acquire),
+        ticket: true,
+        waiter,
+    };
+    let outputs = give(&mut core, 22, downgrade(1, "d"));
+    let asked = Operation::Downgrade {
+        acquire: Sequence(1),
+        token: Token(3),
+        ticket: true,
+    };
+    assert_eq!(operations(&outputs), [asked]);
+    let outputs = give(&mut core, 23, downgrade(9, "x"));
+    assert_eq!(done(&outputs), [("x", Outcome::NotHeld)]);
+    let outputs = give(&mut core, 24, reply(2, Outcome::Downgraded));
+    assert_eq!(done(&outputs), [("d", Outcome::Downgraded)]);
+    // It is still held, and given back as before.
+    let (acquire, waiter) = (Sequence(1), "r");
+    let outputs = give(&mut core, 25, Input::Release { acquire, waiter });
+    let token = Token(3);
+    assert_eq!(
+        operations(&outputs),
+        [Operation::Release { acquire, token }]
+    );
 }
