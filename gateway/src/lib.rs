@@ -19,9 +19,10 @@
 //!
 //! # Limits
 //!
-//! - Only tables named in guard rules are under guard, with all that is below them (partitions,
-//!   children). Sequences, large objects and DDL are not.
-//! - Whoever may switch triggers off (superusers, owners of the tables) can go around the fence.
+//! - In PostgreSQL only tables named in guard rules are under guard, with all that is below them
+//!   (partitions, children). Sequences, large objects and DDL are not.
+//! - Whoever may switch triggers off (superusers, owners of the tables), or change the rights of
+//!   users in Redis, can go around the fence.
 //! - A fence belongs to one database. It is moved with it by a backup or a failover; the cell is
 //!   asked afterwards what is still granted.
 //! - Two locks that cover the same table do not order each other's writes.
@@ -33,15 +34,21 @@
 //! [`fence`] is the decision core, without I/O: start there. [`store`] is the smallest complete
 //! upstream, a key-value store over HTTP. [`postgres`] is the one that matters: its `sql/fence.sql`
 //! is the fence in the database, and the relay around it knows as little of the protocol as it can.
-//! [`config`], [`rules`], [`tickets`] and [`cell`] are what both share; [`server`] and [`cli`] make
-//! processes of them.
+//! [`mysql`] has the same fence in MariaDB, [`redis`] has it in a server's access list.
+//! [`config`], [`rules`], [`tickets`], [`cell`], [`findings`], `admission` and `net` are what they
+//! share; [`server`] and [`cli`] make processes of them.
 
+pub(crate) mod admission;
 pub mod cell;
 pub mod cli;
 pub mod config;
 pub mod fence;
+pub mod findings;
 pub mod limits;
+pub mod mysql;
+pub(crate) mod net;
 pub mod postgres;
+pub mod redis;
 pub mod rules;
 pub mod server;
 pub mod store;

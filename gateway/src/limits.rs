@@ -46,6 +46,21 @@ pub const DRAIN_LOCK_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long one round of ending writers waits until the server says that they are gone.
 pub const EVICT_WAIT: Duration = Duration::from_millis(1000);
 
+/// How long one round of waiting for writers in flight lasts in MariaDB, seconds.
+pub const EVICT_WAIT_SECONDS: u32 = 5;
+
+/// How long to wait between two looks at who is in the way of a round of waiting.
+pub const EVICT_PAUSE: Duration = Duration::from_millis(20);
+
+/// The oldest MariaDB whose behaviour the fence was tried on.
+pub const MARIADB_VERSION_MIN: (u32, u32) = (10, 11);
+
+/// Longest packet of a MariaDB login, bytes.
+pub const MYSQL_LOGIN_PACKET_BYTES_MAX: usize = 64 * 1024;
+
+/// Longest answer to a statement that shows tickets or resets a session, bytes.
+pub const MYSQL_SHORT_ANSWER_BYTES_MAX: usize = 16 * 1024;
+
 /// How long an admission may take in all before it is given up as not available.
 pub const ADMISSION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
 
@@ -54,6 +69,28 @@ pub const ADMIN_CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most times that one admission turns to the cell before it is given up as not available.
 pub const CELL_ROUNDS_MAX: u32 = 40;
+
+/// Longest reply that the gateway reads for itself from a Redis server, bytes.
+pub const ADMIN_REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// How deep such a reply may nest.
+pub const ADMIN_REPLY_DEPTH_MAX: u32 = 8;
+
+/// Most connections that may carry tickets of one lock at once, in a Redis server.
+pub const REGISTRATIONS_PER_LOCK_MAX: usize = 4096;
+
+/// Admissions after which registrations left behind by other gateways are looked for again.
+pub const SWEEP_AFTER_ADMISSIONS: u32 = 1000;
+
+/// How much of one line from a Redis server is looked at, bytes. Refusals are shorter.
+pub const REPLY_LOOK_BYTES: usize = 1024;
+
+/// How much of one command to a Redis server is looked at, bytes: room for a set of tickets.
+pub const COMMAND_LOOK_BYTES: usize = 16 * 1024;
+
+/// How long the echo that tells an idle connection is waited for before a second one is sent,
+/// which every connection answers, whatever state it is in.
+pub const ECHO_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Admin connections per gateway, unless configured.
 pub const ADMIN_CONNECTIONS_DEFAULT: usize = 4;
@@ -89,6 +126,12 @@ pub const STORE_QUEUE_MAX: usize = 1024;
 pub const FENCES_LISTED_MAX: usize = 10_000;
 
 const _: () = assert!(STATEMENT_LOOK_BYTES + 1024 < RELAY_BUFFER_BYTES);
+const _: () = assert!(COMMAND_LOOK_BYTES + 1024 < RELAY_BUFFER_BYTES);
+const _: () = assert!(REPLY_LOOK_BYTES < RELAY_BUFFER_BYTES);
+const _: () = assert!(
+    TICKETS_PER_SESSION_MAX * (lockd_protocol::limits::TICKET_TEXT_BYTES_MAX + 16) + 64
+        < COMMAND_LOOK_BYTES
+);
 const _: () = assert!(
     TICKETS_PER_SESSION_MAX * (lockd_protocol::limits::TICKET_TEXT_BYTES_MAX + 1) + 64
         < STATEMENT_LOOK_BYTES

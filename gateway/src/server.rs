@@ -8,10 +8,15 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cell::LockdCell;
-use crate::config::{Config, ConfigError, PostgresConfig, StoreConfig, Upstream};
+use crate::config::{
+    Config, ConfigError, MysqlConfig, PostgresConfig, RedisConfig, StoreConfig, Upstream,
+};
+use crate::findings::{Finding, Severity};
+use crate::mysql;
 use crate::postgres::Gateway;
 use crate::postgres::admin::AdminError;
-use crate::postgres::check::{CheckError, Severity, check};
+use crate::postgres::check::{self, CheckError};
+use crate::redis;
 use crate::store::engine::{OpenError, Store};
 use crate::store::http::{self, Service};
 use crate::tickets;
@@ -43,6 +48,12 @@ pub enum ServeError {
     /// The server cannot be reached or used.
     #[error(transparent)]
     Upstream(#[from] AdminError),
+    /// The MariaDB server cannot be reached or used.
+    #[error(transparent)]
+    Mysql(#[from] mysql::admin::AdminError),
+    /// The Redis server cannot be reached or used.
+    #[error(transparent)]
+    Redis(#[from] redis::link::LinkError),
     /// The fence does not hold there.
     #[error("{0}; `gateway check` tells everything that is missing")]
     Unguarded(String),
@@ -53,6 +64,15 @@ impl From<CheckError> for ServeError {
         match error {
             CheckError::Tls(error) => ServeError::Tls(error),
             CheckError::Server(error) => ServeError::Upstream(error),
+        }
+    }
+}
+
+impl From<redis::check::CheckError> for ServeError {
+    fn from(error: redis::check::CheckError) -> ServeError {
+        match error {
+            redis::check::CheckError::Tls(error) => ServeError::Tls(error),
+            redis::check::CheckError::Server(error) => ServeError::Redis(error),
         }
     }
 }
@@ -112,6 +132,14 @@ pub async fn bind(config: &Config) -> Result<(SocketAddr, Serving), ServeError> 
             let gateway = Arc::new(postgres_gateway(config, postgres).await?);
             Box::new(|listener| Box::pin(gateway.serve(listener)))
         }
+        Upstream::Mysql(mysql) => {
+            let gateway = Arc::new(mysql_gateway(config, mysql).await?);
+            Box::new(|listener| Box::pin(gateway.serve(listener)))
+        }
+        Upstream::Redis(redis) => {
+            let gateway = Arc::new(redis_gateway(config, redis).await?);
+            Box::new(|listener| Box::pin(gateway.serve(listener)))
+        }
         Upstream::Store(store) => {
             let service = Arc::new(store_service(config, store)?);
             let tls = match &config.tls {
@@ -142,16 +170,42 @@ async fn postgres_gateway(
     postgres: &PostgresConfig,
 ) -> Result<Gateway, ServeError> {
     let verifier = tickets::verifier(&config.cell)?;
-    for finding in check(postgres).await? {
+    insist(check::check(postgres).await?)?;
+    let cell = Arc::new(LockdCell::new(config.cell.clone()));
+    let gateway = Gateway::new(config, postgres, verifier, cell)?;
+    gateway.admin().ping().await?;
+    Ok(gateway)
+}
+
+/// The same in MariaDB.
+async fn mysql_gateway(config: &Config, mysql: &MysqlConfig) -> Result<mysql::Gateway, ServeError> {
+    let verifier = tickets::verifier(&config.cell)?;
+    insist(mysql::check::check(mysql).await?)?;
+    let cell = Arc::new(LockdCell::new(config.cell.clone()));
+    let gateway = mysql::Gateway::new(config, mysql, verifier, cell)?;
+    gateway.admin().ping().await?;
+    Ok(gateway)
+}
+
+/// The same for keys.
+async fn redis_gateway(config: &Config, redis: &RedisConfig) -> Result<redis::Gateway, ServeError> {
+    let verifier = tickets::verifier(&config.cell)?;
+    insist(redis::check::check(redis).await?)?;
+    let cell = Arc::new(LockdCell::new(config.cell.clone()));
+    let gateway = redis::Gateway::new(config, redis, verifier, cell)?;
+    gateway.admin().ping().await?;
+    Ok(gateway)
+}
+
+/// Notes are for the log; a problem keeps the gateway from serving.
+fn insist(findings: Vec<Finding>) -> Result<(), ServeError> {
+    for finding in findings {
         match finding.severity {
             Severity::Problem => return Err(ServeError::Unguarded(finding.what)),
             Severity::Note => tracing::info!(note = finding.what, "a way around the fence"),
         }
     }
-    let cell = Arc::new(LockdCell::new(config.cell.clone()));
-    let gateway = Gateway::new(config, postgres, verifier, cell)?;
-    gateway.admin().ping().await?;
-    Ok(gateway)
+    Ok(())
 }
 
 fn store_service(config: &Config, store: &StoreConfig) -> Result<Service, ServeError> {

@@ -28,7 +28,8 @@ pub fn read(verifier: &Verifier, text: &str) -> Result<TicketSet, Refusal> {
         .map(|text| {
             let ticket = verifier.verify(text).map_err(BadTicket::NotGenuine)?;
             match ticket.mode {
-                Mode::Exclusive => Ok(Shown {
+                // A permit's ticket names a fence of its own.
+                Mode::Exclusive | Mode::Permit { .. } => Ok(Shown {
                     lock: ticket.lock,
                     token: ticket.token,
                 }),
@@ -129,6 +130,21 @@ mod tests {
         let locks: Vec<_> = set.tickets().iter().map(|t| t.lock.as_str()).collect();
         assert_eq!(locks, ["a", "b"]);
         assert!(read(&verifier, "").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_permit_admits_writes_under_its_own_fence_and_a_shared_lock_admits_none() {
+        let verifier = Verifier::new(CELL, [signer().public_key()]).unwrap();
+        let sign = |name: &str, mode| {
+            let name = LockName::new(name).unwrap();
+            signer()
+                .sign(&name, Token(1), mode, SessionId(1))
+                .to_string()
+        };
+        let set = read(&verifier, &sign("workers#3", Mode::Permit { of: 4 })).unwrap();
+        assert_eq!(set.tickets()[0].lock.as_str(), "workers#3");
+        let refusal = read(&verifier, &sign("a", Mode::Shared)).unwrap_err();
+        assert_eq!(refusal.code(), "FN003");
     }
 
     #[test]

@@ -9,8 +9,9 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use tokio_rustls::TlsConnector;
 
-use crate::config::TlsFiles;
+use crate::config::{TlsFiles, UpstreamTls};
 
 /// Certificates or keys that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +72,29 @@ pub fn connector(ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
     Ok(Arc::new(
         builder.with_root_certificates(roots).with_no_client_auth(),
     ))
+}
+
+/// How connections to one server are encrypted, if they are.
+///
+/// # Errors
+/// [`TlsError`] names the file or the host that cannot be used.
+pub(crate) fn outgoing(
+    mode: UpstreamTls,
+    host: &str,
+    ca: Option<&Path>,
+) -> Result<Option<(TlsConnector, ServerName<'static>)>, TlsError> {
+    let authorities = match mode {
+        UpstreamTls::Disable => return Ok(None),
+        UpstreamTls::Require => None,
+        UpstreamTls::VerifyFull => ca,
+    };
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| {
+        unusable(
+            Path::new(host),
+            "not a host name that TLS can be spoken with",
+        )
+    })?;
+    Ok(Some((TlsConnector::from(connector(authorities)?), name)))
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

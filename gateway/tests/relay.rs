@@ -6,13 +6,12 @@
 mod common;
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::raw::{bind, execute, msg, parse, pbe, query, sync};
-use common::{Bed, connect, refused, show, try_connect};
+use common::{Bed, certificate, connect, refused, show, try_connect};
 use gateway::config::{TlsFiles, UpstreamTls};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -221,36 +220,6 @@ async fn passwords_are_between_the_client_and_the_server() {
             .unwrap();
         assert_eq!(refused(try_connect(&url("eraser")).await).0, "28P01");
     }
-}
-
-/// A certificate for the gateway or the server, made by the program that PostgreSQL users make
-/// theirs with.
-fn certificate(dir: &Path) -> TlsFiles {
-    let (certificate, key) = (dir.join("cert.pem"), dir.join("key.pem"));
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-        ])
-        .args(["-nodes", "-days", "2", "-subj", "/CN=localhost"])
-        .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .expect("openssl is needed: run `apt-get install openssl`");
-    assert!(
-        made.status.success(),
-        "{}",
-        String::from_utf8_lossy(&made.stderr)
-    );
-    TlsFiles { certificate, key }
 }
 
 fn psql(bed: &Bed, address: SocketAddr, extra: &str, sql: &[&str]) -> (bool, String) {

@@ -46,16 +46,19 @@ impl LockdCell {
 impl Cell for LockdCell {
     fn grants<'a>(&'a self, lock: &'a LockName, token: Token) -> Answer<'a, bool> {
         Box::pin(async move {
-            // The lock itself comes first among those that begin with its name.
             let client = self.client().await?;
-            let page = client
-                .locks_page(lock.as_str(), None, 1)
-                .await
-                .map_err(failed)?;
-            Ok(page
-                .items
-                .first()
-                .is_some_and(|held| held.lock == *lock && held.token == token))
+            if holds(client, lock, token).await? {
+                return Ok(true);
+            }
+            // The fence of a permit has the semaphore's name, and the permit's number behind it.
+            let semaphore = lock
+                .as_str()
+                .rsplit_once('#')
+                .map(|(name, _)| LockName::new(name));
+            match semaphore {
+                Some(Ok(semaphore)) => holds(client, &semaphore, token).await,
+                _ => Ok(false),
+            }
         })
     }
 
@@ -84,4 +87,10 @@ impl Cell for LockdCell {
 
 fn failed(error: impl std::fmt::Display) -> CellError {
     CellError(error.to_string())
+}
+
+async fn holds(client: &Client, lock: &LockName, token: Token) -> Result<bool, CellError> {
+    let detail = client.who(lock).await.map_err(failed)?;
+    let mut holders = detail.iter().flat_map(|detail| &detail.holders);
+    Ok(holders.any(|holder| holder.token == token))
 }

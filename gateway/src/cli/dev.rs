@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use lockd::dev::DevCell;
 use tempfile::TempDir;
 
-use super::{CONFIG, DEV_LISTEN, Failure, UNREACHABLE, runtime};
+use super::install::into_postgres;
+use super::{CONFIG, DEV_LISTEN, Failure, UNREACHABLE};
 use crate::config::{Config, Upstream};
-use crate::postgres::install;
 use crate::server;
 
 /// Flags of `gateway dev`.
@@ -54,7 +54,7 @@ impl DevArgs {
         let text = self.config_text(&client_config, &data)?;
         let config = Config::parse(&data.join("gateway.toml"), &text)?;
         if let Upstream::Postgres(postgres) = &config.upstream {
-            runtime()?.block_on(install::install(postgres, None))?;
+            into_postgres(postgres, None)?;
         }
         Ok(server::serve_config(&config)?)
     }

@@ -1,6 +1,7 @@
 //! The `gateway` command: flags, exit codes, and one file per longer subcommand.
 
 mod dev;
+mod install;
 mod report;
 
 use std::ffi::OsString;
@@ -10,10 +11,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, ConfigError, PostgresConfig, Upstream};
+use crate::config::ConfigError;
+use crate::mysql;
 use crate::postgres::admin::AdminError;
-use crate::postgres::check::CheckError;
-use crate::postgres::install::{self, InstallError};
+use crate::redis::link::LinkError;
 use crate::server::{self, ServeError};
 
 /// Something that can be mended is missing in the database.
@@ -48,20 +49,21 @@ enum Command {
     },
     /// Serves for trying things out: a lock service and a store, or your PostgreSQL.
     Dev(dev::DevArgs),
-    /// Puts the fence into the database and the tables of the guard rules under guard.
+    /// Puts the fence into the server, and what the guard rules name under guard.
     Install {
         /// The configuration file.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
-        /// Print the SQL instead of running it (it contains the password of the gateway's role).
+        /// Print what would be run instead of running it (it contains passwords).
         #[arg(long)]
         print: bool,
-        /// Run it as this administrator: postgres://user:password@host/database. Host and port
-        /// are those of the configuration.
+        /// Run it as this administrator: postgres://user:password@host/database,
+        /// mysql://user:password@host or redis://user:password@host. Host and port are those of
+        /// the configuration.
         #[arg(long, value_name = "URL", conflicts_with = "print")]
         admin: Option<String>,
     },
-    /// Says what is missing in the database, and the SQL that mends it.
+    /// Says what is missing in the server, and what mends it.
     Check {
         /// The configuration file.
         #[arg(long, value_name = "FILE")]
@@ -114,37 +116,21 @@ impl Command {
                 config,
                 print,
                 admin,
-            } => {
-                let postgres = postgres(&config)?;
-                if print {
-                    print!("{}", install::sql(&postgres));
-                    return Ok(());
-                }
-                let installed = install::install(&postgres, admin.as_deref());
-                runtime()?.block_on(installed)?;
-                println!(
-                    "installed; {} tables are under guard",
-                    postgres.guards.len()
-                );
-                Ok(())
-            }
-            Command::Check { config } => report::check(&postgres(&config)?),
+            } => install::run(&config, print, admin.as_deref()),
+            Command::Check { config } => report::check(&config),
             Command::Fences { config, json } => report::fences(&config, json),
         }
     }
 }
 
-/// The PostgreSQL server of a configuration.
-fn postgres(file: &Path) -> Result<PostgresConfig, Failure> {
-    match Config::load(file)?.upstream {
-        Upstream::Postgres(postgres) => Ok(postgres),
-        Upstream::Store(_) => Err(Failure {
-            code: CONFIG,
-            message: format!(
-                "{}: has no [postgres], and the store needs nothing",
-                file.display()
-            ),
-        }),
+/// The embedded store has its fence built in.
+fn nothing_to_install(file: &Path) -> Failure {
+    Failure {
+        code: CONFIG,
+        message: format!(
+            "{}: names no server, and the store needs nothing",
+            file.display()
+        ),
     }
 }
 
@@ -181,6 +167,8 @@ impl From<ServeError> for Failure {
         let code = match &error {
             ServeError::Unguarded(_) => CHECK_FAILED,
             ServeError::Upstream(error) => admin_code(error),
+            ServeError::Mysql(error) => mysql_code(error),
+            ServeError::Redis(error) => link_code(error),
             _ => CONFIG,
         };
         Failure {
@@ -190,28 +178,23 @@ impl From<ServeError> for Failure {
     }
 }
 
-impl From<InstallError> for Failure {
-    fn from(error: InstallError) -> Failure {
-        let code = match &error {
-            InstallError::Server(error) => admin_code(error),
-            InstallError::Tls(_) | InstallError::Url(_) => CONFIG,
-        };
-        Failure {
-            code,
-            message: error.to_string(),
-        }
-    }
-}
-
-impl From<CheckError> for Failure {
-    fn from(error: CheckError) -> Failure {
-        ServeError::from(error).into()
-    }
-}
-
 fn admin_code(error: &AdminError) -> u8 {
     match error {
         AdminError::NotInstalled(_) => CHECK_FAILED,
+        _ => UNREACHABLE,
+    }
+}
+
+fn mysql_code(error: &mysql::admin::AdminError) -> u8 {
+    match error {
+        mysql::admin::AdminError::NotInstalled(_) => CHECK_FAILED,
+        _ => UNREACHABLE,
+    }
+}
+
+fn link_code(error: &LinkError) -> u8 {
+    match error {
+        LinkError::NotInstalled(_) => CHECK_FAILED,
         _ => UNREACHABLE,
     }
 }
@@ -223,13 +206,18 @@ const DEV_LISTEN: SocketAddr =
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
-    const GUIDE: &str = include_str!("../../../docs/gateway.md");
+    const GUIDES: [&str; 3] = [
+        include_str!("../../../docs/gateway.md"),
+        include_str!("../../../docs/gateway-mysql.md"),
+        include_str!("../../../docs/gateway-redis.md"),
+    ];
 
-    /// The blocks of this language in the guide.
-    fn blocks(language: &str) -> impl Iterator<Item = &str> {
+    /// The blocks of this language in a guide.
+    fn blocks<'a>(guide: &'a str, language: &str) -> impl Iterator<Item = &'a str> {
         let opening = format!("```{language}\n");
-        let parts = GUIDE.split("```").collect::<Vec<_>>();
+        let parts = guide.split("```").collect::<Vec<_>>();
         let wanted = opening.trim_start_matches('`').to_owned();
         parts
             .into_iter()
@@ -237,22 +225,26 @@ mod tests {
     }
 
     #[test]
-    fn every_command_of_the_guide_is_one() {
-        let commands: Vec<_> = blocks("console")
-            .flat_map(str::lines)
-            .filter_map(|l| l.strip_prefix("$ "))
-            .collect();
-        assert_eq!(commands.len(), 3);
-        for command in commands {
-            let parsed = Cli::try_parse_from(command.split(' '));
-            assert!(parsed.is_ok(), "{command}: {}", parsed.err().unwrap());
+    fn every_command_of_the_guides_is_one() {
+        for guide in GUIDES {
+            let commands: Vec<_> = blocks(guide, "console")
+                .flat_map(str::lines)
+                .filter_map(|l| l.strip_prefix("$ "))
+                .collect();
+            assert_eq!(commands.len(), 3);
+            for command in commands {
+                let parsed = Cli::try_parse_from(command.split(' '));
+                assert!(parsed.is_ok(), "{command}: {}", parsed.err().unwrap());
+            }
         }
     }
 
     #[test]
-    fn the_configuration_of_the_guide_can_be_used() {
-        let text = blocks("toml").next().unwrap();
-        Config::parse(Path::new("gateway.toml"), text).unwrap();
+    fn the_configurations_of_the_guides_can_be_used() {
+        for guide in GUIDES {
+            let text = blocks(guide, "toml").next().unwrap();
+            Config::parse(Path::new("gateway.toml"), text).unwrap();
+        }
     }
 
     #[test]

@@ -6,19 +6,34 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{CHECK_FAILED, Failure, UNREACHABLE, runtime};
+use super::{CHECK_FAILED, Failure, UNREACHABLE, nothing_to_install, runtime};
 use crate::cell::StaticCell;
-use crate::config::{Config, PostgresConfig, Upstream};
+use crate::config::{Config, PostgresConfig, RedisConfig, Upstream};
+use crate::findings::Severity;
 use crate::limits::FENCES_LISTED_MAX;
 use crate::postgres::Gateway;
-use crate::postgres::check::{self, Severity};
 use crate::server::ServeError;
 use crate::store::engine::Store;
 use crate::tickets;
+use crate::{mysql, postgres, redis};
 
-/// Prints what is missing and the SQL that mends it.
-pub(super) fn check(postgres: &PostgresConfig) -> Result<(), Failure> {
-    let findings = runtime()?.block_on(check::check(postgres))?;
+/// Prints what is missing and what mends it.
+pub(super) fn check(file: &Path) -> Result<(), Failure> {
+    let (findings, rules) = match Config::load(file)?.upstream {
+        Upstream::Postgres(config) => {
+            let findings = runtime()?.block_on(postgres::check::check(&config));
+            (findings.map_err(ServeError::from)?, config.guards.len())
+        }
+        Upstream::Mysql(config) => {
+            let findings = runtime()?.block_on(mysql::check::check(&config));
+            (findings.map_err(ServeError::from)?, config.guards.len())
+        }
+        Upstream::Redis(config) => {
+            let findings = runtime()?.block_on(redis::check::check(&config));
+            (findings.map_err(ServeError::from)?, config.guards.len())
+        }
+        Upstream::Store(_) => return Err(nothing_to_install(file)),
+    };
     let mut problems = 0;
     for finding in &findings {
         let word = match finding.severity {
@@ -33,7 +48,7 @@ pub(super) fn check(postgres: &PostgresConfig) -> Result<(), Failure> {
     }
     match problems {
         0 => {
-            println!("the fence holds for {} guard rules", postgres.guards.len());
+            println!("the fence holds for {rules} guard rules");
             Ok(())
         }
         count => Err(Failure {
@@ -55,7 +70,14 @@ struct Fence {
 pub(super) fn fences(file: &Path, as_json: bool) -> Result<(), Failure> {
     let config = Config::load(file)?;
     let fences = match &config.upstream {
-        Upstream::Postgres(postgres) => of_postgres(&config, postgres)?,
+        Upstream::Postgres(server) => of_postgres(&config, server)?,
+        Upstream::Mysql(server) => {
+            let admin = mysql::admin::Admin::new(server);
+            let marks = runtime()?.block_on(admin.marks(marks_max()));
+            let marks = marks.map_err(ServeError::Mysql)?;
+            marks.into_iter().map(Fence::from).collect()
+        }
+        Upstream::Redis(server) => of_redis(&config, server)?,
         Upstream::Store(store) => {
             let (store, _writer) = Store::open(&store.data).map_err(ServeError::Store)?;
             let marks = store.marks().map_err(unreachable)?;
@@ -77,19 +99,43 @@ pub(super) fn fences(file: &Path, as_json: bool) -> Result<(), Failure> {
     written.map_err(unreachable)
 }
 
-fn of_postgres(config: &Config, postgres: &PostgresConfig) -> Result<Vec<Fence>, Failure> {
+fn of_postgres(config: &Config, server: &PostgresConfig) -> Result<Vec<Fence>, Failure> {
     let verifier = tickets::verifier(&config.cell)?;
     let cell = Arc::new(StaticCell::default());
-    let gateway = Gateway::new(config, postgres, verifier, cell).map_err(ServeError::Tls)?;
-    let most = i32::try_from(FENCES_LISTED_MAX).unwrap_or(i32::MAX);
+    let gateway = Gateway::new(config, server, verifier, cell).map_err(ServeError::Tls)?;
     let marks = runtime()?
-        .block_on(gateway.admin().marks(most))
+        .block_on(gateway.admin().marks(marks_max()))
         .map_err(ServeError::Upstream)?;
-    let fence = |mark: crate::postgres::admin::Mark| Fence {
+    Ok(marks.into_iter().map(Fence::from).collect())
+}
+
+fn marks_max() -> i32 {
+    i32::try_from(FENCES_LISTED_MAX).unwrap_or(i32::MAX)
+}
+
+impl From<postgres::admin::Mark> for Fence {
+    fn from(mark: postgres::admin::Mark) -> Fence {
+        Fence {
+            lock: mark.lock,
+            token: mark.token.to_string(),
+            drained: Some(mark.drained == mark.token),
+            sessions: Some((mark.sessions, mark.stale_sessions)),
+        }
+    }
+}
+
+fn of_redis(config: &Config, server: &RedisConfig) -> Result<Vec<Fence>, Failure> {
+    let verifier = tickets::verifier(&config.cell)?;
+    let cell = Arc::new(StaticCell::default());
+    let gateway = redis::Gateway::new(config, server, verifier, cell).map_err(ServeError::Tls)?;
+    let marks = runtime()?
+        .block_on(gateway.admin().marks(FENCES_LISTED_MAX))
+        .map_err(ServeError::Redis)?;
+    let fence = |mark: redis::admin::LockMark| Fence {
         lock: mark.lock,
         token: mark.token.to_string(),
-        drained: Some(mark.drained == mark.token),
-        sessions: Some((mark.sessions, mark.stale_sessions)),
+        drained: Some(true),
+        sessions: Some((i64::try_from(mark.sessions).unwrap_or(i64::MAX), 0)),
     };
     Ok(marks.into_iter().map(fence).collect())
 }

@@ -15,6 +15,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Row, Statement};
 
 use super::upstream::{DialError, Target};
+use crate::admission::Fence;
 use crate::config::PostgresConfig;
 use crate::fence::admission::{Admitted, Era};
 use crate::fence::set::{Shown, TicketSet};
@@ -81,7 +82,7 @@ const CALLS: [&str; 10] = [
 
 /// A backend that serves a client, as the server knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Backend {
+pub(crate) struct Backend {
     pub(super) pid: i32,
     pub(super) started: SystemTime,
     pub(super) port: i32,
@@ -160,63 +161,6 @@ impl Admin {
         }))
     }
 
-    /// Closes, drains what can be drained, and registers.
-    pub(super) async fn admit(
-        &self,
-        backend: Backend,
-        set: &TicketSet,
-        registration: i64,
-    ) -> Result<Admitted, AdminError> {
-        let (locks, tokens) = columns(set);
-        let wait = millis(DRAIN_LOCK_TIMEOUT);
-        let Backend { pid, started, port } = backend;
-        let row = self
-            .row(
-                pid,
-                Call::Admit,
-                &[&locks, &tokens, &pid, &started, &port, &registration, &wait],
-            )
-            .await?;
-        let shown = |row: &Row| -> Result<Shown, AdminError> {
-            let lock = get::<&str>(row, 1)?;
-            let lock = LockName::new(lock).map_err(|e| AdminError::Server(e.to_string()))?;
-            Ok(Shown {
-                lock,
-                token: token(get(row, 2)?),
-            })
-        };
-        match get::<&str>(&row, 0)? {
-            "ok" => Ok(Admitted::Done),
-            "busy" => Ok(Admitted::Busy),
-            "unseeded" => Ok(Admitted::Unseeded),
-            "gone" => Ok(Admitted::Gone),
-            "unknown" => Ok(Admitted::Unknown(Era(get(&row, 4)?), shown(&row)?)),
-            "stale" => {
-                let Shown { lock, token: shown } = shown(&row)?;
-                Ok(Admitted::Stale {
-                    lock,
-                    shown,
-                    needed: token(get(&row, 3)?),
-                })
-            }
-            other => Err(AdminError::Server(format!("fence.admit answers {other:?}"))),
-        }
-    }
-
-    /// Ends writers that are in the way of these tickets. Says how many are left.
-    pub(super) async fn evict(&self, backend: Backend, set: &TicketSet) -> Result<i32, AdminError> {
-        let (locks, tokens) = columns(set);
-        let wait = millis(EVICT_WAIT);
-        let row = self
-            .row(
-                backend.pid,
-                Call::Evict,
-                &[&locks, &tokens, &backend.pid, &wait],
-            )
-            .await?;
-        get(&row, 0)
-    }
-
     /// Takes a session's tickets away that were registered under this number or before.
     pub(super) async fn give_back(
         &self,
@@ -237,38 +181,6 @@ impl Admin {
     ) -> Result<(), AdminError> {
         let Backend { pid, started, .. } = backend;
         self.row(pid, Call::Forget, &[&pid, &started, &registration])
-            .await
-            .map(drop)
-    }
-
-    /// Begins an era, or tells the one that has begun.
-    pub(super) async fn begin_era(&self, backend: Backend) -> Result<Era, AdminError> {
-        let row = self.row(backend.pid, Call::BeginEra, &[]).await?;
-        Ok(Era(get(&row, 0)?))
-    }
-
-    /// Tokens above this one need no question in this era.
-    pub(super) async fn set_horizon(
-        &self,
-        backend: Backend,
-        era: Era,
-        horizon: Token,
-    ) -> Result<(), AdminError> {
-        let horizon = signed(horizon);
-        self.row(backend.pid, Call::SetHorizon, &[&era.0, &horizon])
-            .await
-            .map(drop)
-    }
-
-    /// The lock service grants this ticket in this era.
-    pub(super) async fn seed(
-        &self,
-        backend: Backend,
-        era: Era,
-        shown: &Shown,
-    ) -> Result<(), AdminError> {
-        let (lock, token) = (shown.lock.as_str(), signed(shown.token));
-        self.row(backend.pid, Call::Seed, &[&era.0, &lock, &token])
             .await
             .map(drop)
     }
@@ -395,6 +307,90 @@ impl Admin {
         let pid: i32 = get(&own.map_err(|error| server_error(&error))?, 0)?;
         let started = get(&connected.ask(Call::Identify, &[&pid]).await?, 0)?;
         Ok((connected, (pid, started)))
+    }
+}
+
+impl Fence for Admin {
+    type Session = Backend;
+    type Error = AdminError;
+
+    async fn admit(
+        &self,
+        backend: Backend,
+        set: &TicketSet,
+        registration: i64,
+    ) -> Result<Admitted, AdminError> {
+        let (locks, tokens) = columns(set);
+        let wait = millis(DRAIN_LOCK_TIMEOUT);
+        let Backend { pid, started, port } = backend;
+        let row = self
+            .row(
+                pid,
+                Call::Admit,
+                &[&locks, &tokens, &pid, &started, &port, &registration, &wait],
+            )
+            .await?;
+        let shown = |row: &Row| -> Result<Shown, AdminError> {
+            let lock = get::<&str>(row, 1)?;
+            let lock = LockName::new(lock).map_err(|e| AdminError::Server(e.to_string()))?;
+            Ok(Shown {
+                lock,
+                token: token(get(row, 2)?),
+            })
+        };
+        match get::<&str>(&row, 0)? {
+            "ok" => Ok(Admitted::Done),
+            "busy" => Ok(Admitted::Busy),
+            "unseeded" => Ok(Admitted::Unseeded),
+            "gone" => Ok(Admitted::Gone),
+            "unknown" => Ok(Admitted::Unknown(Era(get(&row, 4)?), shown(&row)?)),
+            "stale" => {
+                let Shown { lock, token: shown } = shown(&row)?;
+                Ok(Admitted::Stale {
+                    lock,
+                    shown,
+                    needed: token(get(&row, 3)?),
+                })
+            }
+            other => Err(AdminError::Server(format!("fence.admit answers {other:?}"))),
+        }
+    }
+
+    async fn evict(&self, backend: Backend, set: &TicketSet) -> Result<i32, AdminError> {
+        let (locks, tokens) = columns(set);
+        let wait = millis(EVICT_WAIT);
+        let row = self
+            .row(
+                backend.pid,
+                Call::Evict,
+                &[&locks, &tokens, &backend.pid, &wait],
+            )
+            .await?;
+        get(&row, 0)
+    }
+
+    async fn begin_era(&self, backend: Backend) -> Result<Era, AdminError> {
+        let row = self.row(backend.pid, Call::BeginEra, &[]).await?;
+        Ok(Era(get(&row, 0)?))
+    }
+
+    async fn set_horizon(
+        &self,
+        backend: Backend,
+        era: Era,
+        horizon: Token,
+    ) -> Result<(), AdminError> {
+        let horizon = signed(horizon);
+        self.row(backend.pid, Call::SetHorizon, &[&era.0, &horizon])
+            .await
+            .map(drop)
+    }
+
+    async fn seed(&self, backend: Backend, era: Era, shown: &Shown) -> Result<(), AdminError> {
+        let (lock, token) = (shown.lock.as_str(), signed(shown.token));
+        self.row(backend.pid, Call::Seed, &[&era.0, &lock, &token])
+            .await
+            .map(drop)
     }
 }
 

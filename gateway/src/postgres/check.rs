@@ -8,28 +8,9 @@ use super::admin::{self, AdminError, server_error};
 use super::install::{guard_sql, identifier, trigger_arguments};
 use super::upstream::Target;
 use crate::config::PostgresConfig;
+use crate::findings::{Finding, Severity};
 use crate::rules::TableRule;
 use crate::tls::TlsError;
-
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Severity {
-    /// The fence does not hold, or cannot be used.
-    Problem,
-    /// A way around the fence that only the operator can judge.
-    Note,
-}
-
-/// Something found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// How bad it is.
-    pub severity: Severity,
-    /// What it is.
-    pub what: String,
-    /// SQL or command that mends it.
-    pub remedy: Option<String>,
-}
 
 /// A check that could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -104,20 +85,11 @@ type Outcome<T> = Result<T, AdminError>;
 
 impl Checked {
     fn problem(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
-        let (what, remedy) = (what.into(), Some(remedy.into()));
-        self.findings.push(Finding {
-            severity: Severity::Problem,
-            what,
-            remedy,
-        });
+        self.findings.push(Finding::problem(what, remedy));
     }
 
     fn note(&mut self, what: impl Into<String>, remedy: Option<String>) {
-        self.findings.push(Finding {
-            severity: Severity::Note,
-            what: what.into(),
-            remedy,
-        });
+        self.findings.push(Finding::note(what, remedy));
     }
 
     async fn rows(

@@ -6,11 +6,11 @@
 
 use std::collections::HashMap;
 
-use super::buffer::Buffer;
 use super::idle::Idle;
 use super::messages::{self, HEADER_BYTES, Header, c_string};
 use super::statement::{Verdict, judge};
 use crate::limits::{RELAY_BUFFER_BYTES, STATEMENT_LOOK_BYTES, TICKET_STATEMENTS_MAX};
+use crate::net::buffer::Buffer;
 
 /// Where the scan has stopped: the message at the front, once all before it has been sent.
 #[derive(Debug, PartialEq, Eq)]

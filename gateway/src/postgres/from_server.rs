@@ -1,10 +1,10 @@
 //! The server's side of a relay: walks over message headers and tells the idle count what the
 //! server has said. Everything goes to the client as it came. No I/O.
 
-use super::buffer::Buffer;
 use super::idle::Idle;
 use super::messages::{self, HEADER_BYTES};
 use crate::limits::RELAY_BUFFER_BYTES;
+use crate::net::buffer::Buffer;
 
 /// What the server has sent and the client has not got yet.
 #[derive(Debug)]

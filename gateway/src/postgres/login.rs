@@ -6,8 +6,8 @@ use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::messages;
-use super::upstream::Stream;
 use crate::limits::LOGIN_MESSAGE_BYTES_MAX;
+use crate::net::stream::Stream;
 
 /// A login that the server has accepted; its ReadyForQuery is not yet with the client.
 pub(super) struct LoggedIn {

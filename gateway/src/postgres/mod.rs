@@ -9,8 +9,8 @@
 //!
 //! From the outside in: [`Gateway`] takes connections, `startup` and `login` bring them to the
 //! server, `relay` moves bytes between `from_client` and `from_server`, which walk over message
-//! headers and keep the count of `idle`; `session` and `admission` show tickets to the fence
-//! through `admin`. `sql/fence.sql` is the fence itself.
+//! headers and keep the count of `idle`; `session` shows tickets to the fence through
+//! `admin`. `sql/fence.sql` is the fence itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,6 @@ use std::time::Duration;
 use lockd_protocol::ticket::Verifier;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use self::admin::{Admin, Backend};
@@ -26,15 +25,15 @@ use self::messages::Severity;
 use self::relay::Relay;
 use self::session::Session;
 use self::startup::{Opening, Startup};
-use self::upstream::{Stream, Target};
+use self::upstream::Target;
 use crate::cell::Cell;
 use crate::config::{Config, PostgresConfig};
 use crate::limits::ADMISSION_TIMEOUT_DEFAULT;
+use crate::net::accept;
+use crate::net::stream::Stream;
 use crate::tls::{self, TlsError};
 
 pub mod admin;
-mod admission;
-mod buffer;
 pub mod check;
 mod from_client;
 mod from_server;
@@ -109,30 +108,14 @@ impl Gateway {
 
     /// Serves until the future that runs it is dropped.
     pub async fn serve(self: Arc<Gateway>, listener: TcpListener) {
-        let places = Arc::new(Semaphore::new(self.connections));
-        loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-                return;
-            };
-            match listener.accept().await {
-                Ok((stream, peer)) => {
-                    let gateway = Arc::clone(&self);
-                    tokio::spawn(async move {
-                        let _place = place;
-                        gateway.converse(stream, peer).await;
-                    });
-                }
-                Err(error) => {
-                    // Out of descriptors, most likely: a moment later there may be some.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
+        let connections = self.connections;
+        accept::serve(listener, connections, |stream, peer| {
+            Arc::clone(&self).converse(stream, peer)
+        })
+        .await;
     }
 
     async fn converse(self: Arc<Gateway>, stream: TcpStream, peer: std::net::SocketAddr) {
-        let _ = stream.set_nodelay(true);
         let timeout = self.handshake_timeout;
         let relay = match tokio::time::timeout(timeout, self.begin(stream)).await {
             Ok(Ok(Some(relay))) => relay,

@@ -293,20 +293,25 @@ fn find_binaries() -> Option<PathBuf> {
     })
 }
 
-fn is_root() -> io::Result<bool> {
+pub(crate) fn is_root() -> io::Result<bool> {
     Ok(rustix::process::geteuid().is_root())
 }
 
 /// User and group of `postgres`, or else of `nobody`.
 fn other_user() -> io::Result<Option<(u32, u32)>> {
+    match user_and_group("postgres")? {
+        None => user_and_group("nobody"),
+        user => Ok(user),
+    }
+}
+
+/// The numbers of a user and of its group, if there is such a user.
+pub(crate) fn user_and_group(wanted: &str) -> io::Result<Option<(u32, u32)>> {
     let users = fs::read_to_string("/etc/passwd")?;
-    let find = |wanted: &str| {
-        users.lines().find_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next()?;
-            let (user, group) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
-            (name == wanted).then_some((user, group))
-        })
-    };
-    Ok(find("postgres").or_else(|| find("nobody")))
+    Ok(users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let (user, group) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
+        (name == wanted).then_some((user, group))
+    }))
 }

@@ -8,16 +8,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::buffer::Buffer;
 use super::from_client::{Form, FromClient, Refused, Shown, Stop, Why};
 use super::from_server::FromServer;
 use super::idle::{Idle, Transaction};
 use super::messages::{self, Severity};
 use super::session::Session;
-use super::upstream::Stream;
 use crate::fence::refusal::Refusal;
+use crate::net::stream::{Stream, poll_read, written};
 
 /// How a session ended.
 #[derive(Debug, thiserror::Error)]
@@ -360,32 +359,6 @@ impl Relay {
             self.client.write_all(&error).await?;
         }
         self.client.flush().await
-    }
-}
-
-/// Reads into a buffer's room; says how much.
-fn poll_read(
-    stream: &mut Stream,
-    cx: &mut Context<'_>,
-    buffer: &mut Buffer,
-) -> io::Result<Poll<usize>> {
-    let mut room = ReadBuf::new(buffer.room());
-    match Pin::new(stream).poll_read(cx, &mut room) {
-        Poll::Ready(Ok(())) => {
-            let count = room.filled().len();
-            buffer.advance(count);
-            Ok(Poll::Ready(count))
-        }
-        Poll::Ready(Err(error)) => Err(error),
-        Poll::Pending => Ok(Poll::Pending),
-    }
-}
-
-/// A stream that takes nothing will never take anything.
-fn written(count: io::Result<usize>) -> io::Result<usize> {
-    match count {
-        Ok(0) => Err(io::ErrorKind::WriteZero.into()),
-        other => other,
     }
 }
 

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
+use super::Gateway;
 use super::admin::Backend;
-use super::{Gateway, admission};
+use crate::admission;
 use crate::fence::refusal::Refusal;
 use crate::tickets;
 

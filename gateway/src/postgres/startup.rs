@@ -9,8 +9,9 @@ use tokio_rustls::TlsAcceptor;
 
 use super::messages::{Severity, error};
 use super::statement::SETTING;
-use super::upstream::{SSL_REQUEST, Stream};
+use super::upstream::SSL_REQUEST;
 use crate::limits::{CANCEL_REQUEST_BYTES_MAX, STARTUP_PACKET_BYTES_MAX};
+use crate::net::stream::Stream;
 
 const GSSENC_REQUEST: u32 = 80_877_104;
 const CANCEL_REQUEST: u32 = 80_877_102;

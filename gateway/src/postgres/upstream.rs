@@ -1,28 +1,19 @@
-//! Connections to the PostgreSQL server, plain or encrypted, and the one stream type that both
-//! legs of a session use.
+//! Connections to the PostgreSQL server, plain or encrypted.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, client, server};
+use tokio_rustls::TlsConnector;
 
-use crate::config::{PostgresConfig, UpstreamTls};
+use crate::config::PostgresConfig;
 use crate::limits::UPSTREAM_CONNECT_TIMEOUT;
+use crate::net::stream::Stream;
 use crate::tls::{self, TlsError};
 
 /// The code of an SSLRequest.
 pub(super) const SSL_REQUEST: u32 = 80_877_103;
-
-/// Either leg of a session.
-pub(super) enum Stream {
-    Plain(TcpStream),
-    Client(Box<server::TlsStream<TcpStream>>),
-    Server(Box<client::TlsStream<TcpStream>>),
-}
 
 /// Where the server is and how to talk to it.
 #[derive(Clone)]
@@ -53,19 +44,10 @@ pub enum DialError {
 
 impl Target {
     pub(super) fn new(config: &PostgresConfig) -> Result<Target, TlsError> {
-        let authorities = match config.tls {
-            UpstreamTls::Disable => None,
-            UpstreamTls::Require => Some(None),
-            UpstreamTls::VerifyFull => Some(config.ca.as_deref()),
-        };
-        let tls = match (authorities, ServerName::try_from(config.host.clone())) {
-            (None, _) | (_, Err(_)) => None,
-            (Some(ca), Ok(name)) => Some((TlsConnector::from(tls::connector(ca)?), name)),
-        };
         Ok(Target {
             host: config.host.clone(),
             port: config.port,
-            tls,
+            tls: tls::outgoing(config.tls, &config.host, config.ca.as_deref())?,
         })
     }
 
@@ -107,49 +89,5 @@ impl Target {
             .await
             .map_err(failed)?;
         Ok((Stream::Server(Box::new(stream)), port))
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Client(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Server(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Stream::Client(stream) => Pin::new(stream).poll_write(cx, buf),
-            Stream::Server(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Client(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Server(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Client(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Server(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
     }
 }

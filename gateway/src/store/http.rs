@@ -16,7 +16,6 @@ use rustls::ServerConfig;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use super::engine::{Action, Store};
@@ -27,6 +26,7 @@ use crate::fence::set::TicketSet;
 use crate::limits::{
     HTTP_BODY_TIMEOUT, HTTP_BUFFER_BYTES, HTTP_HEADER_TIMEOUT, HTTP_HEADERS_MAX, VALUE_BYTES_MAX,
 };
+use crate::net::accept;
 use crate::rules::KeyRules;
 use crate::tickets;
 
@@ -52,25 +52,11 @@ pub struct Service {
 
 /// Serves until the future that runs it is dropped.
 pub async fn serve(listener: TcpListener, service: Arc<Service>, tls: Option<Arc<ServerConfig>>) {
-    let places = Arc::new(Semaphore::new(service.connections));
     let acceptor = tls.map(TlsAcceptor::from);
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, most likely: a moment later there may be some.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
+    let most = service.connections;
+    accept::serve(listener, most, |stream, _| {
         let (service, acceptor) = (Arc::clone(&service), acceptor.clone());
-        tokio::spawn(async move {
-            let _place = place;
-            let _ = stream.set_nodelay(true);
+        async move {
             let Some(acceptor) = acceptor else {
                 return converse(stream, service).await;
             };
@@ -80,8 +66,9 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>, tls: Option<Arc
                 Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
                 Err(_) => tracing::debug!("TLS handshake took too long"),
             }
-        });
-    }
+        }
+    })
+    .await;
 }
 
 async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, service: Arc<Service>) {

@@ -4,7 +4,10 @@
 // its test.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod mysql;
+pub mod mysql_raw;
 pub mod raw;
+pub mod redis;
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
@@ -15,7 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use gateway::cell::StaticCell;
-use gateway::config::{Config, PostgresConfig, Upstream};
+use gateway::config::{Config, PostgresConfig, TlsFiles, Upstream};
 use gateway::postgres::private_server::{Options, PrivateServer};
 use gateway::postgres::{Gateway, install};
 use lockd_protocol::ticket::{Signer, Verifier};
@@ -233,7 +236,7 @@ impl Bed {
     pub fn postgres(&self) -> PostgresConfig {
         match self.config().upstream {
             Upstream::Postgres(postgres) => postgres,
-            Upstream::Store(_) => panic!("not PostgreSQL"),
+            _ => panic!("not PostgreSQL"),
         }
     }
 
@@ -262,24 +265,7 @@ impl Bed {
     pub fn gateway_process(&self) -> GatewayProcess {
         let file = self.dir.path().join("gateway.toml");
         std::fs::write(&file, self.config_text()).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_gateway"))
-            .args(["serve", "--config"])
-            .arg(&file)
-            .env("RUST_LOG", "warn")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let address = line
-            .trim()
-            .strip_prefix("listening on ")
-            .expect(&line)
-            .parse()
-            .unwrap();
-        GatewayProcess { address, child }
+        start_gateway(&file)
     }
 
     /// What is in the first row of a table.
@@ -307,6 +293,28 @@ impl Bed {
     pub async fn raw(&self, address: SocketAddr) -> raw::Raw {
         raw::Raw::connect(address, &[("user", "app"), ("database", &self.database)]).await
     }
+}
+
+/// A gateway in a process of its own, as soon as it listens.
+pub fn start_gateway(file: &Path) -> GatewayProcess {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gateway"))
+        .args(["serve", "--config"])
+        .arg(file)
+        .env("RUST_LOG", "warn")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let address = line
+        .trim()
+        .strip_prefix("listening on ")
+        .expect(&line)
+        .parse()
+        .unwrap();
+    GatewayProcess { address, child }
 }
 
 pub async fn connect(url: &str) -> Client {
@@ -340,4 +348,34 @@ pub fn granted(grants: &[(&str, u64)], newest: u64) -> StaticCell {
         granted,
         newest: Token(newest),
     }
+}
+
+/// A certificate for the gateway or the server, made by the program that PostgreSQL users make
+/// theirs with.
+pub fn certificate(dir: &Path) -> TlsFiles {
+    let (certificate, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+        ])
+        .args(["-nodes", "-days", "2", "-subj", "/CN=localhost"])
+        .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .expect("openssl is needed: run `apt-get install openssl`");
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    TlsFiles { certificate, key }
 }

@@ -2,7 +2,7 @@
 
 /// Bytes that have been read and not yet written.
 #[derive(Debug)]
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
@@ -10,7 +10,7 @@ pub(super) struct Buffer {
 
 impl Buffer {
     /// An empty buffer for this many bytes.
-    pub(super) fn new(capacity: usize) -> Buffer {
+    pub(crate) fn new(capacity: usize) -> Buffer {
         Buffer {
             bytes: vec![0; capacity].into_boxed_slice(),
             start: 0,
@@ -19,24 +19,24 @@ impl Buffer {
     }
 
     /// A buffer for this many bytes, or for as many as it begins with.
-    pub(super) fn holding(bytes: &[u8], capacity: usize) -> Buffer {
+    pub(crate) fn holding(bytes: &[u8], capacity: usize) -> Buffer {
         let mut buffer = Buffer::new(capacity.max(bytes.len()));
         buffer.push(bytes);
         buffer
     }
 
     /// What has been read and not yet written.
-    pub(super) fn filled(&self) -> &[u8] {
+    pub(crate) fn filled(&self) -> &[u8] {
         self.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
     /// Whether there is room for more.
-    pub(super) fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.end - self.start < self.bytes.len()
     }
 
     /// Where to read into; empty only if the buffer is full.
-    pub(super) fn room(&mut self) -> &mut [u8] {
+    pub(crate) fn room(&mut self) -> &mut [u8] {
         if self.start == self.end {
             self.start = 0;
             self.end = 0;
@@ -49,17 +49,17 @@ impl Buffer {
     }
 
     /// `count` bytes have been read into [`Buffer::room`].
-    pub(super) fn advance(&mut self, count: usize) {
+    pub(crate) fn advance(&mut self, count: usize) {
         self.end = (self.end + count).min(self.bytes.len());
     }
 
     /// `count` bytes have been written, or are not wanted.
-    pub(super) fn consume(&mut self, count: usize) {
+    pub(crate) fn consume(&mut self, count: usize) {
         self.start = (self.start + count).min(self.end);
     }
 
     /// Puts bytes behind those that are there. Returns how many found room.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> usize {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> usize {
         let room = self.room();
         let count = bytes.len().min(room.len());
         if let (Some(to), Some(from)) = (room.get_mut(..count), bytes.get(..count)) {
