@@ -6,13 +6,14 @@
 //! be served within a bound. The `invariants` are checked with every step. [`run`] replays a
 //! failing seed to tell its story.
 //!
-//! * `plan`: what a seed draws once; `dice`, all its chance; `faults`, what goes wrong when.
+//! * `plan`: what a seed draws once; `faults`, what goes wrong when.
 //! * `world`: true time and the queue of events.
 //! * `node`, `snapshots`, `disk`, `network`, `stream`, `clock`: a cell and what it runs on.
 //! * `client`, `session`, `task`: a client's process, its session and its users.
 //! * `gateway`, `admin_link`, `storage`, `database`: the fence.
 //! * `judge`, `ledger`, `invariants`: what must hold.
-//! * `coverage`, `story`: what was reached, and what led to a failure.
+//! * `coverage`: what was reached.
+//! * [`paxos::sim`]: dice, queue, story and runs, as the simulator of replicas alone has them.
 //! * [`command`]: the command line.
 
 mod admin_link;
@@ -21,7 +22,6 @@ mod clock;
 pub mod command;
 mod coverage;
 mod database;
-mod dice;
 mod disk;
 mod faults;
 mod gateway;
@@ -34,22 +34,17 @@ mod plan;
 mod session;
 mod snapshots;
 mod storage;
-mod story;
 mod stream;
 mod task;
 mod world;
 
-use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 pub use coverage::Coverage;
-pub use invariants::Violation;
 use lockd_protocol::planted::{self, Planted};
+use paxos::sim::{Dice, Story};
+pub use paxos::sim::{Failure, Simulation, Violation, run, run_quietly, tell};
 
 use clock::Clock;
-use dice::Dice;
 use plan::Plan;
-use story::Story;
 use world::World;
 
 /// What to simulate.
@@ -70,17 +65,6 @@ impl Options {
             planted: None,
         }
     }
-
-    /// The command that repeats this run.
-    #[must_use]
-    pub fn command(&self) -> String {
-        let mut command = "cargo run --release -p loadtest --features sim -- sim".to_owned();
-        command += &format!(" --seed {}", self.seed);
-        if let Some(bug) = self.planted {
-            command += &format!(" --planted {bug:?}");
-        }
-        command
-    }
 }
 
 /// What happened in a run.
@@ -96,76 +80,42 @@ pub struct Report {
     pub coverage: Coverage,
 }
 
-/// A run that broke an invariant.
-#[derive(Debug)]
-pub struct Failure {
-    /// What was run.
-    pub options: Options,
-    /// What was broken.
-    pub violation: Violation,
-    /// What led to it, a line each.
-    pub story: Vec<String>,
-}
+impl Simulation for Options {
+    type Report = Report;
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for line in &self.story {
-            writeln!(f, "{line}")?;
+    fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    fn command(&self) -> String {
+        let mut command = "cargo run --release -p loadtest --features sim -- sim".to_owned();
+        command += &format!(" --seed {}", self.seed);
+        if let Some(bug) = self.planted {
+            command += &format!(" --planted {bug:?}");
         }
-        writeln!(f, "seed {}: {}", self.options.seed, self.violation)?;
-        write!(f, "repeat with: {}", self.options.command())
+        command
+    }
+
+    fn simulate(self, story: &Story) -> Result<Report, Violation> {
+        let _plant = PlantedBug::plant(self.planted);
+        World::new(self, story.clone()).run()
     }
 }
 
-/// Runs one simulation.
-///
-/// # Errors
-/// If an invariant was broken: which, and the story that led to it.
-pub fn run(options: Options) -> Result<Report, Box<Failure>> {
-    run_quietly(options).map_err(|violation| {
-        // Telling costs time, and the same seed does the same again.
-        let (again, story) = tell(options);
-        let violation = again.err().unwrap_or(violation);
-        Box::new(Failure {
-            options,
-            violation,
-            story,
-        })
-    })
+/// A bug in what this thread runs, until this is dropped.
+struct PlantedBug;
+
+impl PlantedBug {
+    fn plant(bug: Option<Planted>) -> PlantedBug {
+        planted::plant(bug);
+        PlantedBug
+    }
 }
 
-/// Runs one simulation and tells its story, whatever its end.
-///
-/// # Errors
-/// The invariant that was broken.
-pub fn tell(options: Options) -> (Result<Report, Violation>, Vec<String>) {
-    let story = Story::told();
-    let result = simulate(options, &story);
-    (result, story.lines())
-}
-
-/// Runs one simulation without a story.
-///
-/// # Errors
-/// The invariant that was broken.
-pub fn run_quietly(options: Options) -> Result<Report, Violation> {
-    simulate(options, &Story::silent())
-}
-
-fn simulate(options: Options, story: &Story) -> Result<Report, Violation> {
-    planted::plant(options.planted);
-    // The assertions of what runs in it are invariants too.
-    let run = AssertUnwindSafe(|| World::new(options, story.clone()).run());
-    let result = catch_unwind(run).unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<String>().map(String::as_str);
-        let said = said.or(panic.downcast_ref::<&str>().copied());
-        Err(Violation::new(
-            "assertion",
-            said.unwrap_or("panicked").to_owned(),
-        ))
-    });
-    planted::plant(None);
-    result
+impl Drop for PlantedBug {
+    fn drop(&mut self) {
+        planted::plant(None);
+    }
 }
 
 /// A clock of this run. `sign`: which way it is off where clocks are off as far as they may.

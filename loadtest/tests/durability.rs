@@ -91,10 +91,13 @@ impl Bench {
             let detail = self.other.who(name).await.unwrap();
             let summary = detail.map(|detail| detail.summary);
             let found = summary.map(|summary| (summary.holder, summary.token));
-            assert_eq!(found, Some((guard.session(), guard.token())), "{name}");
+            let held = (Some(guard.session()), Some(guard.token()));
+            assert_eq!(found, Some(held), "{name}");
             let refused = self.other.lock(name).wait(Wait::Try).acquire().await;
-            let holder = guard.session();
-            let expected = Err(AcquireError::NotAvailable { holder });
+            let expected = Err(AcquireError::NotAvailable {
+                lock: guard.name().clone(),
+                holder: Some(guard.session()),
+            });
             assert_eq!(refused.map(drop), expected, "{name}");
         }
     }

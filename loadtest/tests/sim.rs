@@ -28,11 +28,11 @@ fn no_seed_breaks_a_promise_and_everything_that_can_happen_does() {
 const FOUND_BY: [(Planted, u64, &[&str]); 18] = [
     (Planted::RetryExecutedTwice, 0, &["10 ", "12 "]),
     (Planted::DedupEvicted, 0, &["10 "]),
-    (Planted::ReleaseWithoutToken, 0, &["11 "]),
+    (Planted::ReleaseWithoutToken, 0, &["11 ", "17 "]),
     (Planted::GrantToEndedSession, 0, &["7 "]),
     (Planted::UnfairQueue, 0, &["12 "]),
     (Planted::NonDeterministicApply, 0, &["4 "]),
-    (Planted::TokenPerLock, 0, &["5 "]),
+    (Planted::TokenPerSession, 0, &["5 "]),
     (Planted::RenewedAfterTheEnd, 0, &["9 "]),
     (Planted::NoConfirmRound, 0, &["8 ", "9 "]),
     (Planted::RenewedWhileExpiring, 0, &["8 ", "9 "]),

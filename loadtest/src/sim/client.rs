@@ -9,11 +9,12 @@ use lockd_client::core::{
 };
 use lockd_protocol::client::{ClientFrame, NodeFrame, Query};
 use lockd_protocol::frame::Decoder;
-use lockd_protocol::{LockName, Millis, Nonce, Sequence, SessionId, Token};
+use lockd_protocol::{Millis, Nonce, Sequence, SessionId, Token};
 
 use super::clock::Clock;
 use super::gateway::SessionKey;
 use super::invariants::{Verdict, Violation};
+use super::ledger::Grant;
 use super::node::{CELL, address, node_at};
 use super::plan::Plan;
 use super::task::Task;
@@ -31,6 +32,7 @@ pub(super) enum Want {
     Break {
         at_once: bool,
     },
+    Downgrade,
     Close,
     /// A gateway draws a token.
     Draw {
@@ -64,8 +66,8 @@ pub(super) struct Question {
 /// A grant that its holder has not given back.
 #[derive(Clone, Debug)]
 pub(super) struct Guard {
-    pub(super) lock: LockName,
-    pub(super) token: Token,
+    /// What it is for, by tokens.
+    pub(super) grants: Vec<(Token, Grant)>,
     /// Its holder was told that it is lost.
     pub(super) told: bool,
 }
@@ -105,6 +107,8 @@ pub(super) struct Client {
     pub(super) timer: u64,
     /// Which node answered the last renewal.
     pub(super) renewed_by: Option<usize>,
+    /// Its session was renewed since all faults ended.
+    pub(super) renewed: bool,
     pub(super) tasks: Vec<Task>,
 }
 
@@ -137,6 +141,7 @@ impl Client {
             last_question: 0,
             timer: u64::MAX,
             renewed_by: None,
+            renewed: false,
             tasks: (0..tasks).map(|_| Task::default()).collect(),
         }
     }
@@ -215,7 +220,7 @@ impl World {
     /// Its configuration names the present members.
     pub(super) fn learn_members(&mut self, client: usize) {
         let members = self.members.iter().copied().map(address);
-        self.clients[client].endpoints.learned(members);
+        self.clients[client].endpoints.learned(self.epoch, members);
     }
 
     /// The process is gone, with its guards and all it knew.
@@ -435,9 +440,9 @@ impl World {
                 let leader = leader.map(|(_, address)| address);
                 return self.redirected(client, stream, leader);
             }
-            NodeFrame::Members(members) => {
+            NodeFrame::Members { epoch, members } => {
                 let addresses = members.into_iter().map(|(_, address)| address);
-                self.clients[client].endpoints.learned(addresses);
+                self.clients[client].endpoints.learned(epoch, addresses);
                 return Ok(());
             }
             NodeFrame::Bye { .. } => return self.lose_link(client),
@@ -459,11 +464,11 @@ impl World {
                 session,
                 sequence,
                 outcome,
-                ticket,
+                tickets,
             } if Some(session) == ours => Input::Reply {
                 sequence,
                 outcome,
-                ticket,
+                tickets,
             },
             NodeFrame::Lost {
                 session,
@@ -478,6 +483,7 @@ impl World {
 
     fn kept_alive_by(&mut self, client: usize, node: usize) {
         self.coverage.hit("renewal acknowledged");
+        self.clients[client].renewed |= self.healed_at.is_some();
         let before = self.clients[client].renewed_by.replace(node);
         if before.is_some_and(|before| before != node) {
             self.coverage.hit("session resumed by another node");

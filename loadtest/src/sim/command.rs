@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use lockd_protocol::planted::Planted;
 
-use super::{Coverage, Options, run_quietly, tell};
+use super::{Coverage, Options, Simulation as _, run_quietly, tell};
 
 /// From this many seeds on, whatever was never reached is a failure.
 pub const SEEDS_THAT_COVER: u64 = 200;

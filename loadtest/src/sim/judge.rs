@@ -5,7 +5,8 @@
 
 use lockd::state::command::{Command, decode};
 use lockd::state::{Effect, State};
-use lockd_protocol::client::{EndReason, Operation};
+use lockd_protocol::client::{Acquire, EndReason, LockDetail, Operation};
+use lockd_protocol::limits::PAGE_ITEMS_MAX;
 use lockd_protocol::{LockName, SessionId, Token};
 use paxos::{Entry, EntryKind};
 
@@ -44,6 +45,10 @@ pub(super) struct Judge {
 pub(super) struct News {
     /// Locks that were granted.
     pub(super) granted: Vec<(LockName, Token)>,
+    /// How often an owner entered again what it held.
+    pub(super) entered_again: u64,
+    /// How many locks were closed for a while.
+    pub(super) closed: u64,
     /// Sessions that were opened, or whose opening was repeated.
     pub(super) opened: Vec<SessionId>,
     /// Sessions that ended because they were silent.
@@ -99,83 +104,90 @@ impl Judge {
             .on_applied(entry, &self.state, bytes, &self.books)
     }
 
-    fn holder(&self, lock: &LockName) -> Option<Token> {
-        let detail = self.state.describe_lock(lock, 0, 1)?;
-        Some(detail.summary.token)
+    /// Token of the newest grant of a lock.
+    fn newest(&self, lock: &LockName) -> Option<Token> {
+        self.state.describe_lock(lock, 0, 0, 1)?.summary.token
     }
 
     /// Applies a command, and has everybody look at what came of it.
     fn execute(&mut self, now: u64, command: Command, news: &mut News) -> Verdict {
         self.books.ask(&command);
-        let lock = self.lock_of(&command);
-        let before = lock.as_ref().and_then(|lock| self.holder(lock));
+        let mut locks = self.locks_of(&command);
+        let before = held_tokens(&self.state, &locks);
         let mut effects = std::mem::take(&mut self.effects);
         self.state.apply(command.clone(), &mut effects);
-        let after = lock.as_ref().and_then(|lock| self.holder(lock));
-        self.look_at_release(&command, before, after)?;
-        let mut happened = self.books.end(&command, &effects, before != after);
+        let after = held_tokens(&self.state, &locks);
+        if let Command::Request {
+            session,
+            operation: Operation::Release { acquire, token },
+            ..
+        } = &command
+        {
+            let ended = before.iter().filter(|token| !after.contains(token));
+            let ended: Vec<Token> = ended.copied().collect();
+            let of = (*session, *acquire);
+            self.release.on_release(of, *token, &ended, &self.books)?;
+        }
+        let held = |_: &LockName, token: Token| after.contains(&token);
+        let mut happened = self.books.end(&command, &effects, held);
         let tokens = &self.tokens;
         let repeated = |token, to| tokens.is_repeated(token, to);
         happened.extend(self.books.happenings(&effects, repeated));
+        let closed = |effect: &&Effect| matches!(effect, Effect::Closed { .. });
+        news.closed += effects.iter().filter(closed).count() as u64;
         effects.clear();
         self.effects = effects;
         for happening in &happened {
             self.look_at(now, happening, news)?;
             self.books.note(happening);
         }
-        for (lock, _) in &news.granted {
-            self.one_holder.compare(lock, &self.state, &self.books)?;
-            self.reads.on_holder(self.slot, lock, self.holder(lock));
-        }
-        self.note_holders(lock.as_ref(), &happened)
-    }
-
-    /// Whose holder may be another one now.
-    fn note_holders(&mut self, lock: Option<&LockName>, happened: &[Happening]) -> Verdict {
-        if let Some(lock) = lock {
-            self.one_holder.compare(lock, &self.state, &self.books)?;
-            self.reads.on_holder(self.slot, lock, self.holder(lock));
-        }
+        locks.extend(news.granted.iter().map(|(lock, _)| lock.clone()));
         let ended = |happening: &Happening| matches!(happening, Happening::SessionEnded { .. });
         if happened.iter().any(ended) {
-            let all: Vec<LockName> = self.reads.locks().cloned().collect();
-            for lock in all {
-                self.one_holder.compare(&lock, &self.state, &self.books)?;
-                self.reads.on_holder(self.slot, &lock, self.holder(&lock));
-            }
+            locks.extend(self.reads.locks().cloned());
+        }
+        locks.sort_unstable();
+        locks.dedup();
+        for lock in locks {
+            self.one_holder.compare(&lock, &self.state, &self.books)?;
+            self.reads.on_holder(self.slot, &lock, self.newest(&lock));
         }
         Ok(())
     }
 
-    fn lock_of(&self, command: &Command) -> Option<LockName> {
+    /// Every lock that may have other holders after a command than before, but for what ends with
+    /// a session.
+    fn locks_of(&self, command: &Command) -> Vec<LockName> {
         match command {
-            Command::FinishBreak { lock, .. } => Some(lock.clone()),
+            Command::FinishBreak { lock, .. } => self.locks_with(lock),
+            Command::Reopen { lock, .. } => vec![lock.clone()],
             Command::Request {
                 session, operation, ..
             } => match operation {
-                Operation::Acquire { lock, .. }
-                | Operation::Release { lock, .. }
-                | Operation::Break { lock, .. } => Some(lock.clone()),
-                Operation::Cancel { acquire } => self.books.lock_of(*session, *acquire).cloned(),
-                _ => None,
+                Operation::Acquire(acquire) => locks_in(acquire),
+                Operation::Break { lock, .. } => self.locks_with(lock),
+                Operation::Cancel { acquire }
+                | Operation::Release { acquire, .. }
+                | Operation::Downgrade { acquire, .. } => {
+                    let about = self.books.acquisition(*session, *acquire);
+                    about.map_or_else(Vec::new, locks_in)
+                }
+                _ => Vec::new(),
             },
-            _ => None,
+            _ => Vec::new(),
         }
     }
 
-    fn look_at_release(
-        &mut self,
-        command: &Command,
-        before: Option<Token>,
-        after: Option<Token>,
-    ) -> Verdict {
-        match command {
-            Command::Request {
-                operation: Operation::Release { lock, token },
-                ..
-            } => self.release.on_release(lock, *token, before, after),
-            _ => Ok(()),
+    /// A lock, and what its holders have beside it.
+    fn locks_with(&self, lock: &LockName) -> Vec<LockName> {
+        let mut all = vec![lock.clone()];
+        for (_, grant) in self.books.holders(lock) {
+            for acquire in &grant.acquires {
+                let about = self.books.acquisition(grant.session, *acquire);
+                all.extend(about.into_iter().flat_map(locks_in));
+            }
         }
+        all
     }
 
     fn look_at(&mut self, now: u64, happening: &Happening, news: &mut News) -> Verdict {
@@ -187,13 +199,23 @@ impl Judge {
                 self.expiry.on_opened(now, *session);
                 news.opened.push(*session);
             }
-            Happening::Granted { token, grant } => {
-                self.tokens
-                    .on_granted(*token, (grant.session, grant.acquire))?;
-                self.sessions.on_granted(grant, &self.books)?;
-                self.one_holder.on_granted(grant, &self.books)?;
-                self.fifo.on_granted(grant, &self.books)?;
-                news.granted.push((grant.lock.clone(), *token));
+            Happening::Granted {
+                session,
+                acquire,
+                grants,
+            } => {
+                for (token, grant) in grants {
+                    self.tokens.on_granted(*token, (*session, *acquire))?;
+                    self.sessions.on_granted(grant, &self.books)?;
+                    self.one_holder.on_granted(grant, &self.books)?;
+                    self.fifo.on_granted(grant, *acquire, &self.books)?;
+                    news.granted.push((grant.lock.clone(), *token));
+                }
+            }
+            Happening::EnteredAgain { token, acquire } => {
+                let books = &self.books;
+                self.one_holder.on_entered_again(*token, *acquire, books)?;
+                news.entered_again += 1;
             }
             Happening::Replied {
                 session,
@@ -234,4 +256,23 @@ impl Judge {
         coverage.checked(limits::NAME, self.limits.checked);
         coverage.add("request answered again", self.once.repeated);
     }
+}
+
+fn locks_in(acquire: &Acquire) -> Vec<LockName> {
+    let wants = acquire.wants.each().iter();
+    wants.map(|want| want.lock.clone()).collect()
+}
+
+/// Every token under which one of these locks is held.
+fn held_tokens(state: &State, locks: &[LockName]) -> Vec<Token> {
+    let details = locks.iter().filter_map(|lock| all_of(state, lock));
+    details
+        .flat_map(|detail| detail.holders)
+        .map(|holder| holder.token)
+        .collect()
+}
+
+/// A lock with all who hold it; there are never many in a simulation.
+pub(super) fn all_of(state: &State, lock: &LockName) -> Option<LockDetail> {
+    state.describe_lock(lock, 0, 0, PAGE_ITEMS_MAX)
 }

@@ -5,15 +5,40 @@ use std::collections::{BTreeMap, VecDeque};
 
 use lockd::state::Effect;
 use lockd::state::command::Command;
-use lockd_protocol::client::{EndReason, Operation, Outcome};
-use lockd_protocol::{LockName, Nonce, Sequence, SessionId, Token};
+use lockd_protocol::client::{Acquire, EndReason, Operation, Outcome};
+use lockd_protocol::{LockName, Mode, Nonce, Sequence, SessionId, Token};
 
 /// A grant that has not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Grant {
     pub(super) lock: LockName,
+    pub(super) mode: Mode,
+    /// Which permit of a semaphore.
+    pub(super) slot: u32,
+    pub(super) session: SessionId,
+    /// The acquisitions that share it: more than one if its owner entered again.
+    pub(super) acquires: Vec<Sequence>,
+}
+
+impl Grant {
+    /// Whether the two may be held at the same time.
+    pub(super) fn goes_with(&self, other: &Grant) -> bool {
+        match (self.mode, other.mode) {
+            (Mode::Shared, Mode::Shared) => true,
+            (Mode::Permit { of }, Mode::Permit { of: others }) => {
+                of == others && self.slot != other.slot
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Somebody in the queue of a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Waiting {
     pub(super) session: SessionId,
     pub(super) acquire: Sequence,
+    pub(super) mode: Mode,
 }
 
 /// A session that has not ended.
@@ -29,10 +54,16 @@ pub(super) enum Happening {
         session: SessionId,
         nonce: Nonce,
     },
-    /// For the first time under this token.
+    /// For the first time: what one acquisition got.
     Granted {
+        session: SessionId,
+        acquire: Sequence,
+        grants: Vec<(Token, Grant)>,
+    },
+    /// An owner has entered once more what it held.
+    EnteredAgain {
         token: Token,
-        grant: Grant,
+        acquire: Sequence,
     },
     Replied {
         session: SessionId,
@@ -55,23 +86,30 @@ pub(super) enum Happening {
 pub(super) struct Ledger {
     pub(super) sessions: BTreeMap<SessionId, Open>,
     pub(super) grants: BTreeMap<Token, Grant>,
-    pub(super) queues: BTreeMap<LockName, VecDeque<(SessionId, Sequence)>>,
-    /// Which lock an acquisition is about.
-    acquisitions: BTreeMap<(SessionId, Sequence), LockName>,
+    pub(super) queues: BTreeMap<LockName, VecDeque<Waiting>>,
+    /// What an acquisition is about.
+    acquisitions: BTreeMap<(SessionId, Sequence), Acquire>,
     asked: BTreeMap<Nonce, u64>,
 }
 
 impl Ledger {
-    /// Which token holds a lock.
-    pub(super) fn holder(&self, lock: &LockName) -> Option<Token> {
-        let mut grants = self.grants.iter();
+    /// Who holds a lock, in order of tokens.
+    pub(super) fn holders(&self, lock: &LockName) -> impl Iterator<Item = (Token, &Grant)> {
+        let grants = self.grants.iter();
         grants
-            .find(|(_, grant)| grant.lock == *lock)
-            .map(|(token, _)| *token)
+            .filter(move |(_, grant)| grant.lock == *lock)
+            .map(|(token, grant)| (*token, grant))
     }
 
-    /// Which lock a grant to this acquisition would be about.
-    pub(super) fn lock_of(&self, session: SessionId, acquire: Sequence) -> Option<&LockName> {
+    /// Whether this is a grant of the lock that has not ended.
+    pub(super) fn holds(&self, lock: &LockName, token: Token) -> bool {
+        self.grants
+            .get(&token)
+            .is_some_and(|grant| grant.lock == *lock)
+    }
+
+    /// What an acquisition is about.
+    pub(super) fn acquisition(&self, session: SessionId, acquire: Sequence) -> Option<&Acquire> {
         self.acquisitions.get(&(session, acquire))
     }
 
@@ -84,22 +122,23 @@ impl Ledger {
             Command::Request {
                 session,
                 sequence,
-                operation: Operation::Acquire { lock, .. },
+                operation: Operation::Acquire(acquire),
                 ..
             } if self.sessions.contains_key(session) => {
                 let about = self.acquisitions.entry((*session, *sequence));
-                about.or_insert_with(|| lock.clone());
+                about.or_insert_with(|| acquire.clone());
             }
             _ => {}
         }
     }
 
-    /// Ends what the command ends by itself: this comes before what follows from it.
+    /// Ends what the command ends by itself: this comes before what follows from it. `held` says
+    /// what is held afterwards.
     pub(super) fn end(
         &mut self,
         command: &Command,
         effects: &[Effect],
-        moved: bool,
+        held: impl Fn(&LockName, Token) -> bool,
     ) -> Vec<Happening> {
         let mut happened = Vec::new();
         for effect in effects {
@@ -116,36 +155,26 @@ impl Ledger {
             }
         }
         match command {
+            Command::FinishBreak { lock, token, .. } if !held(lock, *token) => {
+                self.end_grant(*token);
+            }
             Command::Request {
                 session,
-                operation: Operation::Cancel { acquire },
+                sequence,
+                operation,
                 ..
-            } if moved => {
-                let (session, acquire) = (*session, *acquire);
-                self.grants
-                    .retain(|_, grant| (grant.session, grant.acquire) != (session, acquire));
-            }
-            Command::Request {
-                operation: Operation::Release { token, .. },
-                ..
-            } if moved => {
-                self.grants.remove(token);
-            }
-            Command::FinishBreak { token, .. } if moved => {
-                self.grants.remove(token);
-            }
-            Command::Request {
-                operation:
-                    Operation::Break {
-                        lock,
-                        at_once: true,
+            } => {
+                let outcome = effects.iter().find_map(|effect| match effect {
+                    Effect::Reply {
+                        session: of,
+                        sequence: to,
+                        outcome,
                         ..
-                    },
-                ..
-            } if moved => {
-                if let Some(token) = self.holder(lock) {
-                    self.grants.remove(&token);
-                    happened.push(Happening::Forfeited { token });
+                    } if (of, to) == (session, sequence) => Some(outcome),
+                    _ => None,
+                });
+                if let Some(outcome) = outcome {
+                    self.end_by_request(*session, operation, outcome, &mut happened);
                 }
             }
             _ => {}
@@ -153,12 +182,68 @@ impl Ledger {
         happened
     }
 
+    fn end_by_request(
+        &mut self,
+        session: SessionId,
+        operation: &Operation,
+        outcome: &Outcome,
+        happened: &mut Vec<Happening>,
+    ) {
+        match (operation, outcome) {
+            (Operation::Cancel { acquire }, Outcome::CancelDone)
+            | (Operation::Release { acquire, .. }, Outcome::Released) => {
+                self.end_acquisition(session, *acquire);
+            }
+            (Operation::Downgrade { acquire, .. }, Outcome::Downgraded) => {
+                let of = |grant: &&mut Grant| {
+                    grant.session == session && grant.acquires.contains(acquire)
+                };
+                for grant in self.grants.values_mut().filter(of) {
+                    grant.mode = Mode::Shared;
+                }
+            }
+            (Operation::Break { at_once: true, .. }, Outcome::Broken { holders, .. }) => {
+                for (_, token) in holders {
+                    for token in self.end_grant(*token) {
+                        happened.push(Happening::Forfeited { token });
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A grant ends with all that its acquisitions got. Says which grants ended.
+    fn end_grant(&mut self, token: Token) -> Vec<Token> {
+        let Some(grant) = self.grants.get(&token).cloned() else {
+            return Vec::new();
+        };
+        let acquires = grant.acquires.iter();
+        acquires
+            .flat_map(|acquire| self.end_acquisition(grant.session, *acquire))
+            .collect()
+    }
+
+    fn end_acquisition(&mut self, session: SessionId, acquire: Sequence) -> Vec<Token> {
+        let mut ended = Vec::new();
+        self.grants.retain(|token, grant| {
+            if grant.session == session {
+                grant.acquires.retain(|of| *of != acquire);
+            }
+            if grant.acquires.is_empty() {
+                ended.push(*token);
+            }
+            !grant.acquires.is_empty()
+        });
+        ended
+    }
+
     /// Returns its TTL.
     fn end_session(&mut self, id: SessionId) -> u64 {
         let ended = self.sessions.remove(&id);
         self.grants.retain(|_, grant| grant.session != id);
         for queue in self.queues.values_mut() {
-            queue.retain(|(session, _)| *session != id);
+            queue.retain(|waiting| waiting.session != id);
         }
         ended.map_or(0, |session| session.ttl_ms)
     }
@@ -186,17 +271,10 @@ impl Ledger {
                     ..
                 } => {
                     let (session, sequence) = (*session, *sequence);
-                    if let Outcome::Granted { token } = outcome
-                        && !seen(*token, (session, sequence))
-                        && let Some(lock) = self.lock_of(session, sequence)
+                    if let Some(token) = outcome.granted_token()
+                        && !seen(token, (session, sequence))
                     {
-                        let grant = Grant {
-                            lock: lock.clone(),
-                            session,
-                            acquire: sequence,
-                        };
-                        let token = *token;
-                        happened.push(Happening::Granted { token, grant });
+                        happened.extend(self.granted(session, sequence, outcome));
                     }
                     let outcome = outcome.clone();
                     happened.push(Happening::Replied {
@@ -211,6 +289,42 @@ impl Ledger {
         happened
     }
 
+    fn granted(
+        &self,
+        session: SessionId,
+        acquire: Sequence,
+        outcome: &Outcome,
+    ) -> Option<Happening> {
+        let Outcome::Granted(got) = outcome else {
+            return None;
+        };
+        let about = self.acquisition(session, acquire)?;
+        if let Some(token) = outcome.granted_token()
+            && let Some(grant) = self.grants.get(&token)
+            && grant.session == session
+            && about.owner.is_some()
+        {
+            let again = !grant.acquires.contains(&acquire);
+            return again.then_some(Happening::EnteredAgain { token, acquire });
+        }
+        let grants = got.iter().filter_map(|got| {
+            let want = about.wants.each().get(got.want as usize)?;
+            let grant = Grant {
+                lock: want.lock.clone(),
+                mode: want.mode,
+                slot: got.slot,
+                session,
+                acquires: vec![acquire],
+            };
+            Some((got.token, grant))
+        });
+        Some(Happening::Granted {
+            session,
+            acquire,
+            grants: grants.collect(),
+        })
+    }
+
     /// Writes a happening down.
     pub(super) fn note(&mut self, happening: &Happening) {
         match happening {
@@ -218,9 +332,20 @@ impl Ledger {
                 let ttl_ms = self.asked.get(nonce).copied().unwrap_or_default();
                 self.sessions.insert(*session, Open { ttl_ms });
             }
-            Happening::Granted { token, grant } => {
-                self.leave_queue(grant.session, grant.acquire);
-                self.grants.insert(*token, grant.clone());
+            Happening::Granted {
+                session,
+                acquire,
+                grants,
+            } => {
+                self.leave_queues(*session, *acquire);
+                self.grants.extend(grants.iter().cloned());
+            }
+            Happening::EnteredAgain { token, acquire } => {
+                if let Some(grant) = self.grants.get_mut(token)
+                    && !grant.acquires.contains(acquire)
+                {
+                    grant.acquires.push(*acquire);
+                }
             }
             Happening::Replied {
                 session,
@@ -234,24 +359,31 @@ impl Ledger {
     fn replied_with(&mut self, session: SessionId, sequence: Sequence, outcome: &Outcome) {
         match outcome {
             Outcome::Queued { .. } => {
-                let Some(lock) = self.acquisitions.get(&(session, sequence)) else {
+                let Some(about) = self.acquisitions.get(&(session, sequence)) else {
                     return;
                 };
-                let queue = self.queues.entry(lock.clone()).or_default();
-                if !queue.contains(&(session, sequence)) {
-                    queue.push_back((session, sequence));
+                for want in about.wants.each() {
+                    let queue = self.queues.entry(want.lock.clone()).or_default();
+                    let waiting = Waiting {
+                        session,
+                        acquire: sequence,
+                        mode: want.mode,
+                    };
+                    if !queue.contains(&waiting) {
+                        queue.push_back(waiting);
+                    }
                 }
             }
             Outcome::TimedOut | Outcome::Cancelled | Outcome::Refused(_) => {
-                self.leave_queue(session, sequence);
+                self.leave_queues(session, sequence);
             }
             _ => {}
         }
     }
 
-    fn leave_queue(&mut self, session: SessionId, acquire: Sequence) {
+    fn leave_queues(&mut self, session: SessionId, acquire: Sequence) {
         for queue in self.queues.values_mut() {
-            queue.retain(|waiter| *waiter != (session, acquire));
+            queue.retain(|waiting| (waiting.session, waiting.acquire) != (session, acquire));
         }
     }
 }

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::dice::Dice;
+use paxos::sim::Dice;
+
 use super::plan::Plan;
 
 /// Delay of a healthy link, microseconds.

@@ -4,8 +4,8 @@
 use lockd::server::core::compaction::CompactionBounds;
 use paxos::Timing;
 use paxos::limits::{Bounds, MESSAGE_ENTRIES_BYTES_MAX, WINDOW_SLOTS_MAX};
+use paxos::sim::Dice;
 
-use super::dice::Dice;
 use super::faults::{KINDS, Kind};
 
 const MS: u64 = 1_000;
@@ -51,6 +51,12 @@ pub(super) struct Plan {
     pub(super) tickets: u64,
     pub(super) writes: u64,
     pub(super) two_locks: u64,
+    /// Of what it acquires: other than one exclusive lock, for an owner, out of turn, with a delay.
+    pub(super) kinds: u64,
+    pub(super) owned: u64,
+    pub(super) barges: u64,
+    pub(super) delays: u64,
+    pub(super) downgrades: u64,
     pub(super) breaks: u64,
     pub(super) breaks_at_once: u64,
     pub(super) gives_up: u64,
@@ -116,6 +122,11 @@ impl Plan {
             tickets: dice.pick(&[0, 0, 100]),
             writes: dice.pick(&[300, 700, 1000]),
             two_locks: dice.pick(&[0, 0, 200]),
+            kinds: dice.pick(&[0, 300, 700]),
+            owned: dice.pick(&[0, 500, 1000]),
+            barges: dice.pick(&[0, 0, 100]),
+            delays: dice.pick(&[0, 0, 200]),
+            downgrades: dice.pick(&[0, 0, 150]),
             breaks: sometimes(dice, 60),
             breaks_at_once: dice.pick(&[0, 300, 1000]),
             gives_up: sometimes(dice, 300),
@@ -161,6 +172,7 @@ impl Plan {
         self.stream_late = dice.pick(&[0, 30]);
         self.timing.disk_timeout_micros = 3_000 * MS;
         (self.locks, self.closes, self.breaks) = (1, 0, 0);
+        self.only_plain_locks();
         (self.rest, self.hold) = (50 * MS, self.ttl() / 8);
         self.fault_every = self.ttl() / 4;
         self.weights = KINDS.map(|kind| match kind {
@@ -171,12 +183,18 @@ impl Plan {
         });
     }
 
+    fn only_plain_locks(&mut self) {
+        (self.kinds, self.owned, self.barges) = (0, 0, 0);
+        (self.delays, self.downgrades) = (0, 0);
+    }
+
     /// A database that forgets, and holders that lost their locks and go on.
     fn about_the_fence(&mut self, dice: &mut Dice) {
         self.fault_every = dice.pick(&[300, 700]) * MS;
         (self.flush, self.transaction) = (600 * MS, 5 * MS);
         self.ttl_ms = dice.pick(&[500, 1_000]);
         (self.writes, self.careless, self.locks) = (1000, 800, 1);
+        self.only_plain_locks();
         (self.breaks, self.breaks_at_once) = (200, 1000);
         (self.think, self.think_long) = (50 * MS, 300);
         self.weights = KINDS.map(|kind| match kind {

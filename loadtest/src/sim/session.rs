@@ -9,6 +9,7 @@ use lockd_protocol::{LockName, Sequence, Token};
 use super::client::{Asker, Guard, Lease, Question, Want, new_core};
 use super::invariants::belief::Believed;
 use super::invariants::{Verdict, Violation};
+use super::ledger::Grant;
 use super::world::World;
 
 /// How long a client waits for the answer to a question, microseconds.
@@ -35,8 +36,10 @@ impl World {
             Output::Send(frame) => self.send(client, frame),
             Output::Opened { deadline, .. } => {
                 self.coverage.hit("session opened");
-                let lost = false;
-                self.clients[client].lease = Some(Lease { deadline, lost });
+                let it = &mut self.clients[client];
+                // Whoever has closed it before it was open holds nothing under it.
+                let lost = it.closing;
+                it.lease = Some(Lease { deadline, lost });
             }
             Output::Deadline(deadline) => {
                 let it = &mut self.clients[client];
@@ -53,8 +56,8 @@ impl World {
                 waiter,
                 sequence,
                 outcome,
-                ticket,
-            } => self.done(client, waiter, sequence, &outcome, ticket)?,
+                tickets,
+            } => self.done(client, waiter, sequence, &outcome, &tickets)?,
             Output::Failed { waiter, .. } => self.failed(client, waiter)?,
             Output::GrantLost { acquire, .. } => self.grant_lost(client, acquire),
             Output::Suspect => return self.lose_link(client),
@@ -79,9 +82,11 @@ impl World {
             return;
         };
         guard.told = true;
-        let (lock, token) = (guard.lock.clone(), guard.token);
+        let books = &self.judge.books;
+        let mut grants = guard.grants.iter();
+        let still = grants.all(|(token, grant)| books.holds(&grant.lock, *token));
         self.coverage.hit("broken, holder told");
-        if self.judge.books.holder(&lock) == Some(token) {
+        if still {
             self.coverage.hit("lost told before the next grant");
         }
         self.wake_holder(client, acquire);
@@ -93,11 +98,11 @@ impl World {
         want: Want,
         sequence: Sequence,
         outcome: &Outcome,
-        ticket: Option<TicketText>,
+        tickets: &[TicketText],
     ) -> Verdict {
         match want {
             Want::Acquire { task } => {
-                self.acquired(client, task, sequence, outcome, ticket)?;
+                self.acquired(client, task, sequence, outcome, tickets)?;
                 self.look_at_belief(client)
             }
             Want::Release { task } => {
@@ -112,16 +117,20 @@ impl World {
                 Ok(())
             }
             Want::Draw { session, round } => {
-                let drawn = match outcome {
-                    Outcome::Granted { token } => Ok(*token),
-                    other => Err(format!("{other:?}")),
-                };
+                let token = outcome.granted_token();
+                let drawn = token.ok_or_else(|| format!("{outcome:?}"));
                 if drawn.is_ok() {
                     let waiter = Want::Drawn;
                     let acquire = sequence;
                     self.give(client, Input::Release { acquire, waiter })?;
                 }
                 self.token_drawn(client, session, round, drawn)
+            }
+            Want::Downgrade => {
+                if *outcome == Outcome::Downgraded {
+                    self.coverage.hit("downgraded");
+                }
+                Ok(())
             }
             Want::Close | Want::Drawn => Ok(()),
         }
@@ -138,7 +147,7 @@ impl World {
                 let lost = Err("the session was lost".to_owned());
                 self.token_drawn(client, session, round, lost)
             }
-            Want::Break { .. } | Want::Close | Want::Drawn => Ok(()),
+            Want::Break { .. } | Want::Close | Want::Downgrade | Want::Drawn => Ok(()),
         }
     }
 
@@ -147,11 +156,10 @@ impl World {
         &mut self,
         client: usize,
         acquire: Sequence,
-        lock: LockName,
-        token: Token,
+        grants: Vec<(Token, Grant)>,
     ) {
         let told = false;
-        let guard = Guard { lock, token, told };
+        let guard = Guard { grants, told };
         self.clients[client].guards.insert(acquire, guard);
     }
 
@@ -212,17 +220,18 @@ impl World {
     /// Everything that a client believes in has to be so, at this very instant.
     pub(super) fn look_at_belief(&mut self, client: usize) -> Verdict {
         let it = &self.clients[client];
-        let (true, Some(session)) = (it.believes(self.now), it.core.id()) else {
+        if !it.believes(self.now) || it.core.id().is_none() {
             return Ok(());
-        };
+        }
         for guard in it.guards.values().filter(|guard| !guard.told) {
-            let believed = Believed {
-                client: client as u64,
-                session,
-                lock: guard.lock.clone(),
-                token: guard.token,
-            };
-            self.judge.belief.check(&believed, &self.judge.books)?;
+            for (token, grant) in &guard.grants {
+                let believed = Believed {
+                    client: client as u64,
+                    token: *token,
+                    grant: grant.clone(),
+                };
+                self.judge.belief.check(&believed, &self.judge.books)?;
+            }
         }
         Ok(())
     }
@@ -264,13 +273,13 @@ impl World {
         let said: Vec<(LockName, Option<Token>)> = match (&question.query, answer) {
             (Query::Lock { lock, .. }, Answer::Lock(detail)) => {
                 self.coverage.hit("who answered");
-                let token = detail.map(|detail| detail.summary.token);
+                let token = detail.and_then(|detail| detail.summary.token);
                 vec![(lock.clone(), token)]
             }
             (Query::Locks { .. }, Answer::Locks { locks, .. }) => {
                 self.coverage.hit("ls answered");
                 let held = locks.into_iter();
-                held.map(|held| (held.lock, Some(held.token))).collect()
+                held.map(|held| (held.lock, held.token)).collect()
             }
             _ => return Ok(()),
         };

@@ -1,25 +1,36 @@
-//! What a user does with locks: acquires, holds, gives up, writes to the database behind a
-//! gateway, releases. Some look at their guard before each write and some do not; all of them may
-//! be paused between looking and writing, which is the point.
+//! What a user does with locks: acquires, holds, gives up, writes, releases. Some
+//! look at their guard before each write and some do not; all of them may be paused between looking
+//! and writing, which is the point.
 
-use gateway::fence::set::Shown;
+mod writing;
+
 use lockd_client::core::{Input, RequestId};
-use lockd_protocol::client::{Operation, Outcome, Query, Wait};
+use lockd_protocol::client::{
+    Acquire, Operation, Outcome, Owner, Query, Refusal, Wait, Want as LockWant, Wants,
+};
+use lockd_protocol::ticket::TicketText;
 use lockd_protocol::{LockName, Millis, Mode, Sequence, Token};
 
-use super::client::{Asker, Want};
-use super::database::{Denied, Write};
-use super::gateway::{Answer, FromApp, SessionKey};
+use self::writing::Connection;
+use super::client::{Asker, Client, Want};
 use super::invariants::Verdict;
+use super::ledger::Grant;
 use super::world::{Event, World};
 
-/// A grant in a task's hands.
+/// What an acquisition got, in a task's hands.
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     session: u64,
     acquire: Sequence,
+    locks: Vec<Locked>,
+}
+
+/// One lock of it.
+#[derive(Clone, Debug)]
+struct Locked {
     lock: LockName,
     token: Token,
+    mode: Mode,
     ticket: Option<String>,
 }
 
@@ -29,7 +40,7 @@ enum Stage {
     #[default]
     Rest,
     Acquire {
-        lock: LockName,
+        what: Acquire,
         request: RequestId,
         /// The node that it was asked through, if any.
         asked: Option<usize>,
@@ -45,18 +56,6 @@ enum Stage {
     },
 }
 
-/// A connection to the database, through a gateway.
-#[derive(Debug)]
-struct Connection {
-    session: SessionKey,
-    gateway: usize,
-    life: u64,
-    last_up: u64,
-    admitted: bool,
-    /// Tickets and writes that have no answer yet.
-    unanswered: u64,
-}
-
 #[derive(Debug, Default)]
 pub(super) struct Task {
     stage: Stage,
@@ -69,6 +68,23 @@ pub(super) struct Task {
     /// It was granted, wrote and released since all faults ended.
     pub(super) served: bool,
     wrote: bool,
+}
+
+impl Task {
+    /// What it may write under: the gateway takes no tickets of shared locks, and permits are not
+    /// written under here.
+    fn fenced(&self) -> impl Iterator<Item = &Locked> {
+        let locks = self.held.iter().flat_map(|held| &held.locks);
+        locks.filter(|locked| locked.mode == Mode::Exclusive)
+    }
+}
+
+/// A task does one thing after the other.
+fn owner_of(task: usize) -> Owner {
+    Owner {
+        name: format!("task {task}"),
+        reentries: 2,
+    }
 }
 
 pub(super) fn lock_name(lock: u64) -> LockName {
@@ -97,19 +113,18 @@ impl World {
     }
 
     pub(super) fn all_are_served(&self) -> bool {
-        let users = self
-            .clients
-            .iter()
-            .filter(|client| client.user && client.up);
-        let served = users
-            .flat_map(|client| &client.tasks)
-            .all(|task| task.served);
-        served && self.silenced_is_gone()
+        // Some runs are too short, or too troubled, for a renewal before their faults end.
+        let served = |client: &Client| client.renewed && client.tasks.iter().all(|it| it.served);
+        let mut users = self.clients.iter().filter(|it| it.user && it.up);
+        users.all(served) && self.silenced_is_gone()
     }
 
     pub(super) fn who_waits(&self) -> String {
         let mut waiting = Vec::new();
         for client in &self.clients {
+            if client.user && client.up && !client.renewed {
+                waiting.push(format!("the session of client {}", client.at));
+            }
             for (number, task) in client.tasks.iter().enumerate() {
                 if client.up && !task.served {
                     waiting.push(format!(
@@ -182,7 +197,8 @@ impl World {
             let query = match self.dice.per_mille(700) {
                 true => Query::Lock {
                     lock: lock.clone(),
-                    skip: 0,
+                    skip_holders: 0,
+                    skip_waiters: 0,
                     limit: 10,
                 },
                 false => Query::Locks {
@@ -215,26 +231,63 @@ impl World {
             1 | 2 => Wait::For(Millis(self.dice.below(2 * self.plan.ttl_ms))),
             _ => Wait::Forever,
         };
-        self.acquire(client, task, lock, wait)
+        let what = self.something_to_acquire(task, lock, wait);
+        self.acquire(client, task, what)
     }
 
-    fn acquire(&mut self, client: usize, task: usize, lock: LockName, wait: Wait) -> Verdict {
+    /// The lock, or a lock of another kind, or several of which this is one.
+    fn something_to_acquire(&mut self, task: usize, lock: LockName, wait: Wait) -> Acquire {
+        let faulty = self.healed_at.is_none();
+        let mut what = Acquire {
+            ticket: self.dice.per_mille(self.plan.tickets),
+            ..Acquire::one(lock, Mode::Exclusive, wait)
+        };
+        if !faulty {
+            return what;
+        }
+        what.barge = self.dice.per_mille(self.plan.barges);
+        if self.dice.per_mille(self.plan.delays) {
+            what.delay = Millis(1 + self.dice.below(self.plan.ttl_ms));
+        }
+        if self.dice.per_mille(self.plan.owned) {
+            what.owner = Some(owner_of(task));
+        }
+        if !self.dice.per_mille(self.plan.kinds) {
+            return what;
+        }
+        let first = what.wants.each()[0].clone();
+        let other = LockWant {
+            lock: lock_name(self.dice.below(self.plan.locks)),
+            mode: self.dice.pick(&[Mode::Exclusive, Mode::Shared]),
+        };
+        what.wants = match self.dice.below(4) {
+            0 | 1 if first.lock == other.lock => Wants::One(other),
+            0 => Wants::All(vec![first, other]),
+            1 => Wants::Any(vec![first, other]),
+            2 => Wants::One(LockWant {
+                mode: Mode::Shared,
+                ..first
+            }),
+            _ => Wants::One(LockWant {
+                lock: LockName::new("semaphore").expect("a good name"),
+                mode: Mode::Permit { of: 2 },
+            }),
+        };
+        what
+    }
+
+    fn acquire(&mut self, client: usize, task: usize, what: Acquire) -> Verdict {
         let asked = self.clients[client]
             .stream()
             .map(|stream| self.streams[stream].node);
-        let operation = Operation::Acquire {
-            lock: lock.clone(),
-            mode: Mode::Exclusive,
-            wait,
-            ticket: self.dice.per_mille(self.plan.tickets),
-        };
+        let operation = Operation::Acquire(what.clone());
         // First, because the answer may come at once.
         let it = &mut self.clients[client];
         let request = it.next_request();
         it.tasks[task].stamp += 1;
         let stamp = it.tasks[task].stamp;
         it.tasks[task].stage = Stage::Acquire {
-            lock,
+            what,
             request,
             asked,
         };
@@ -256,16 +309,17 @@ impl World {
         task: usize,
         acquire: Sequence,
         outcome: &Outcome,
-        ticket: Option<lockd_protocol::ticket::TicketText>,
+        tickets: &[TicketText],
     ) -> Verdict {
-        let Stage::Acquire { lock, asked, .. } = &self.clients[client].tasks[task].stage else {
+        let Stage::Acquire { what, asked, .. } = &self.clients[client].tasks[task].stage else {
             return Ok(());
         };
-        let (lock, asked) = (lock.clone(), *asked);
-        let Outcome::Granted { token } = *outcome else {
+        let (what, asked) = (what.clone(), *asked);
+        let Outcome::Granted(grants) = outcome else {
             match outcome {
                 Outcome::NotAvailable { .. } => self.coverage.hit("try failed"),
                 Outcome::TimedOut => self.coverage.hit("wait timed out"),
+                Outcome::Refused(Refusal::Deadlock(_)) => self.coverage.hit("deadlock refused"),
                 _ => {}
             }
             return self.not_acquired(client, task);
@@ -276,42 +330,94 @@ impl World {
         if asked.is_some() && asked != now {
             self.coverage.hit("grant pushed after failover");
         }
-        let session = self.clients[client].sessions;
-        self.take_guard(client, acquire, lock.clone(), token);
-        let ticket = ticket.map(|ticket| ticket.as_str().to_owned());
-        let it = &mut self.clients[client].tasks[task];
-        it.held.push(Held {
-            session,
-            acquire,
-            lock,
-            token,
-            ticket,
-        });
+        self.hold_guard(client, task, acquire, &what, grants, tickets);
+        let it = &self.clients[client].tasks[task];
         if it.held.len() == 1 && self.dice.per_mille(self.plan.two_locks) {
-            let first = it.held[0].lock.clone();
             let second = lock_name(self.dice.below(self.plan.locks));
-            if first < second {
-                let wait = Wait::For(Millis(self.plan.ttl_ms / 4));
-                return self.acquire(client, task, second, wait);
+            // Without an owner nobody notices a deadlock, but who keeps to an order has none.
+            let in_order = it.held[0].locks.iter().all(|first| first.lock < second);
+            if in_order || what.owner.is_some() {
+                let wait = match in_order {
+                    true => Wait::For(Millis(self.plan.ttl_ms / 4)),
+                    false => Wait::Forever,
+                };
+                let second = Acquire {
+                    ticket: what.ticket,
+                    owner: what.owner,
+                    ..Acquire::one(second, Mode::Exclusive, wait)
+                };
+                return self.acquire(client, task, second);
             }
         }
-        self.begin_to_hold(client, task);
-        Ok(())
+        self.begin_to_hold(client, task)
+    }
+
+    /// What was granted is in the task's hands, and believed in.
+    fn hold_guard(
+        &mut self,
+        client: usize,
+        task: usize,
+        acquire: Sequence,
+        what: &Acquire,
+        grants: &[lockd_protocol::client::Grant],
+        tickets: &[TicketText],
+    ) {
+        let it = &self.clients[client];
+        let (session, id) = (it.sessions, it.session().unwrap_or_default());
+        let wants = what.wants.each();
+        let granted = grants.iter().filter_map(|grant| {
+            let want = wants.get(grant.want as usize)?;
+            let booked = Grant {
+                lock: want.lock.clone(),
+                mode: want.mode,
+                slot: grant.slot,
+                session: id,
+                acquires: vec![acquire],
+            };
+            Some((grant.token, booked))
+        });
+        let granted: Vec<(Token, Grant)> = granted.collect();
+        let mut tickets = tickets.iter();
+        let locks = granted.iter().map(|(token, grant)| Locked {
+            lock: grant.lock.clone(),
+            token: *token,
+            mode: grant.mode,
+            ticket: tickets.next().map(|ticket| ticket.as_str().to_owned()),
+        });
+        let locks: Vec<Locked> = locks.collect();
+        match &what.wants {
+            Wants::All(_) => self.coverage.hit("all of several granted"),
+            Wants::Any(_) => self.coverage.hit("one of several granted"),
+            Wants::One(want) => match want.mode {
+                Mode::Shared => self.coverage.hit("shared granted"),
+                Mode::Permit { .. } => self.coverage.hit("permit granted"),
+                _ => {}
+            },
+        }
+        self.take_guard(client, acquire, granted);
+        let held = Held {
+            session,
+            acquire,
+            locks,
+        };
+        self.clients[client].tasks[task].held.push(held);
     }
 
     pub(super) fn not_acquired(&mut self, client: usize, task: usize) -> Verdict {
         if self.clients[client].tasks[task].held.is_empty() {
             self.rest(client, task);
-        } else {
-            self.begin_to_hold(client, task);
+            return Ok(());
         }
-        Ok(())
+        self.begin_to_hold(client, task)
     }
 
-    fn begin_to_hold(&mut self, client: usize, task: usize) {
+    fn begin_to_hold(&mut self, client: usize, task: usize) -> Verdict {
         let hold = self.dice.around(self.plan.hold).min(5 * self.plan.hold);
         let careless = self.healed_at.is_none() && self.dice.per_mille(self.plan.careless);
         let wants_to_write = self.healed_at.is_some() || self.dice.per_mille(self.plan.writes);
+        let downgrades = self.healed_at.is_none() && self.dice.per_mille(self.plan.downgrades);
+        let fenced = self.clients[client].tasks[task].fenced().next().is_some();
+        let wants_to_write = wants_to_write && fenced && !downgrades;
         let writes = if wants_to_write {
             self.dice.between(1, if careless { 6 } else { 3 })
         } else {
@@ -325,6 +431,26 @@ impl World {
         it.wrote = false;
         let delay = if writes > 0 { 1 } else { hold };
         self.wake_task(client, task, delay);
+        if downgrades {
+            self.downgrade(client, task)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on as a reader: what it writes is written.
+    fn downgrade(&mut self, client: usize, task: usize) -> Verdict {
+        let it = &self.clients[client];
+        let held = it.tasks[task].held.first();
+        let ours = held.filter(|held| it.sessions == held.session);
+        let Some(acquire) = ours.map(|held| held.acquire) else {
+            return Ok(());
+        };
+        let input = Input::Downgrade {
+            acquire,
+            ticket: false,
+            waiter: Want::Downgrade,
+        };
+        self.give(client, input)
     }
 
     /// Something has happened to a guard: its holder looks at it.
@@ -379,204 +505,6 @@ impl World {
         let delay = self.dice.around(mean).min(4 * self.plan.ttl() + mean);
         self.clients[client].tasks[task].stage = Stage::Think;
         self.wake_task(client, task, delay);
-    }
-
-    fn shown(&self, client: usize, task: usize) -> Vec<Shown> {
-        let held = self.clients[client].tasks[task].held.iter();
-        held.map(|held| Shown {
-            lock: held.lock.clone(),
-            token: held.token,
-        })
-        .collect()
-    }
-
-    /// Shows its tickets, over the connection that it has, or over a new one.
-    fn show(&mut self, client: usize, task: usize) -> Verdict {
-        let gateway = self.dice.index(self.gateways.len());
-        if self.clients[client].tasks[task].connection.is_none() {
-            if !self.gateways[gateway].listens(self.now) {
-                self.clients[client].tasks[task].stage = Stage::Hold;
-                let delay = self.dice.between(1_000, 100_000);
-                self.clients[client].tasks[task].writes -= 1;
-                self.wake_task(client, task, delay);
-                return Ok(());
-            }
-            self.last_key += 1;
-            let (session, life) = (self.last_key, self.gateways[gateway].life);
-            let it = &mut self.clients[client];
-            let client_life = it.life;
-            it.tasks[task].connection = Some(Connection {
-                session,
-                gateway,
-                life,
-                last_up: 0,
-                admitted: false,
-                unanswered: 0,
-            });
-            let hello = FromApp::Open {
-                client,
-                life: client_life,
-                task,
-            };
-            self.say_to_gateway(client, task, hello);
-        }
-        let set = self.shown(client, task);
-        if set.len() > 1 {
-            self.coverage.hit("two tickets shown");
-        }
-        let held = self.clients[client].tasks[task].held.iter();
-        let tickets: Option<Vec<String>> = held.map(|held| held.ticket.clone()).collect();
-        self.say_to_gateway(client, task, FromApp::Show { set, tickets });
-        self.clients[client].tasks[task].stage = Stage::Show;
-        if self.dice.per_mille(self.plan.pipelines) {
-            self.coverage.hit("write pipelined behind its ticket");
-            self.send_write(client, task);
-        }
-        self.wake_task(client, task, 20_000_000);
-        Ok(())
-    }
-
-    fn say_to_gateway(&mut self, client: usize, task: usize, message: FromApp) {
-        let delay = 100 + self.dice.around(self.plan.delay / 2);
-        let now = self.now;
-        let Some(connection) = &mut self.clients[client].tasks[task].connection else {
-            return;
-        };
-        let asks = matches!(message, FromApp::Show { .. } | FromApp::Write { .. });
-        connection.unanswered += u64::from(asks);
-        let at = connection.last_up.max(now + delay);
-        connection.last_up = at;
-        let (gateway, life, session) = (connection.gateway, connection.life, connection.session);
-        self.schedule(
-            at,
-            Event::AtGateway {
-                gateway,
-                life,
-                session,
-                message,
-            },
-        );
-    }
-
-    fn disconnect(&mut self, client: usize, task: usize) {
-        self.say_to_gateway(client, task, FromApp::Close);
-        self.clients[client].tasks[task].connection = None;
-    }
-
-    fn send_write(&mut self, client: usize, task: usize) {
-        let held = &self.clients[client].tasks[task].held;
-        let Some(about) = held.get(self.dice.index(held.len())) else {
-            return;
-        };
-        let (lock, token) = (about.lock.clone(), about.token);
-        let explicit = self.dice.per_mille(200);
-        let write = Write { lock, token };
-        self.say_to_gateway(client, task, FromApp::Write { write, explicit });
-    }
-
-    /// Writes, without another look at its guard: that was a moment ago, or an hour.
-    fn write(&mut self, client: usize, task: usize) -> Verdict {
-        self.clients[client].tasks[task].stage = Stage::Write;
-        self.send_write(client, task);
-        self.wake_task(client, task, 20_000_000);
-        Ok(())
-    }
-
-    /// The database or its gateway has answered.
-    pub(super) fn task_hears(
-        &mut self,
-        client: usize,
-        task: usize,
-        session: SessionKey,
-        answer: Answer,
-    ) -> Verdict {
-        let it = &mut self.clients[client].tasks[task];
-        let current = it.connection.as_mut().filter(|c| c.session == session);
-        let Some(connection) = current else {
-            return Ok(());
-        };
-        if !matches!(answer, Answer::Executed) {
-            connection.unanswered = connection.unanswered.saturating_sub(1);
-        }
-        match answer {
-            Answer::Admitted => {
-                connection.admitted = true;
-                if matches!(it.stage, Stage::Show) {
-                    it.stage = Stage::Hold;
-                    self.wake_task(client, task, 1);
-                }
-            }
-            Answer::Written => {
-                self.coverage.hit("write");
-                it.wrote = true;
-                it.writes = it.writes.saturating_sub(1);
-                if matches!(it.stage, Stage::Write | Stage::Show) {
-                    it.stage = Stage::Hold;
-                    self.wake_task(client, task, 1);
-                }
-            }
-            Answer::Executed => {
-                // The transaction stays open for as long as its client takes.
-                let think = self.dice.around(self.plan.transaction);
-                connection.last_up = connection.last_up.max(self.now + think);
-                self.say_to_gateway(client, task, FromApp::Commit);
-            }
-            Answer::Stale(why) => {
-                let shown = self.shown(client, task);
-                self.refused(
-                    &shown,
-                    &why,
-                    "ticket of a holder that had lost its lock, refused",
-                )?;
-                self.end_writing(client, task);
-            }
-            Answer::Denied(denied) => {
-                let admitted = std::mem::take(&mut connection.admitted);
-                if admitted {
-                    let shown = self.shown(client, task);
-                    let why = match denied {
-                        Denied::Stale => "a write, as stale",
-                        Denied::NoTicket => "a write, as without a ticket",
-                    };
-                    let event = "write of a holder that had lost its lock, refused";
-                    self.refused(&shown, why, event)?;
-                }
-                self.end_writing(client, task);
-            }
-            Answer::Unavailable => self.end_writing(client, task),
-            Answer::Broken => {
-                it.connection = None;
-                // It connects again, and shows the same tickets; a careful one looks first.
-                it.writes = it.writes.saturating_sub(1);
-                if matches!(it.stage, Stage::Show | Stage::Write | Stage::Think) {
-                    it.stage = Stage::Hold;
-                    let delay = self.dice.between(1_000, 200_000);
-                    self.wake_task(client, task, delay);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn refused(&mut self, shown: &[Shown], why: &str, event: &'static str) -> Verdict {
-        self.judge
-            .valid_holder
-            .on_refused(shown, &self.judge.books, why)?;
-        if !shown.is_empty() {
-            self.coverage.hit(event);
-        }
-        Ok(())
-    }
-
-    fn end_writing(&mut self, client: usize, task: usize) {
-        let it = &mut self.clients[client].tasks[task];
-        if matches!(it.stage, Stage::Show | Stage::Write | Stage::Think) {
-            it.stage = Stage::Hold;
-            it.writes = 0;
-            it.until = self.now;
-            it.careless = false;
-            self.wake_task(client, task, 1);
-        }
     }
 
     fn let_go(&mut self, client: usize, task: usize) -> Verdict {

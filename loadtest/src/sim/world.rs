@@ -1,16 +1,13 @@
 //! The simulated world: true time, the queue of what will happen, and everybody in it.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-
 use lockd_protocol::SessionId;
 use lockd_protocol::client::ClientFrame;
+use paxos::sim::{Dice, Queue, Story, TraceHash};
 use paxos::{Entry, LoadId, Message, PersistId, Slot};
 
 use super::client::Client;
 use super::coverage::Coverage;
 use super::database::{Call, Database, Pid};
-use super::dice::Dice;
 use super::faults::Kind;
 use super::gateway::{Answer, FromApp, Gateway, SessionKey};
 use super::invariants::{Violation, live};
@@ -19,12 +16,11 @@ use super::network::Network;
 use super::node::Node;
 use super::plan::Plan;
 use super::snapshots::FileWork;
-use super::story::{Story, TraceHash};
 use super::stream::Stream;
 use super::{Options, Report};
 
 /// More events than any sound run has.
-const EVENTS_MAX: u64 = 20_000_000;
+const EVENTS_MAX: u32 = 20_000_000;
 
 /// Something that will happen.
 #[derive(Debug)]
@@ -179,32 +175,6 @@ pub(super) enum Event {
     Flap,
 }
 
-struct Scheduled {
-    at: u64,
-    number: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Scheduled) -> bool {
-        self.number == other.number
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Scheduled) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Scheduled) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
 pub(super) struct World {
     pub(super) plan: Plan,
     pub(super) dice: Dice,
@@ -224,8 +194,7 @@ pub(super) struct World {
     pub(super) coverage: Coverage,
     pub(super) story: Story,
     pub(super) trace: TraceHash,
-    queue: BinaryHeap<Reverse<Scheduled>>,
-    scheduled: u64,
+    queue: Queue<Event>,
     pub(super) last_key: SessionKey,
     /// The newest membership that any node knows, and its number.
     pub(super) members: Vec<usize>,
@@ -272,9 +241,8 @@ impl World {
             judge: Judge::default(),
             coverage: Coverage::default(),
             story,
-            trace: TraceHash::new(),
-            queue: BinaryHeap::new(),
-            scheduled: 0,
+            trace: TraceHash::default(),
+            queue: Queue::default(),
             last_key: 0,
             members,
             epoch: 1,
@@ -328,7 +296,7 @@ impl World {
         Ok(Report {
             trace_hash: self.trace.value(),
             simulated_micros: self.now,
-            events: self.scheduled,
+            events: self.queue.pushed().into(),
             coverage: self.coverage,
         })
     }
@@ -336,24 +304,25 @@ impl World {
     /// Runs until `done` or the time `end`; whether it was done.
     fn run_until(&mut self, end: u64, done: impl Fn(&World) -> bool) -> Result<bool, Violation> {
         loop {
-            match self.queue.peek() {
-                Some(Reverse(next)) if next.at <= end => {}
+            match self.queue.next_at() {
+                Some(at) if at <= end => {}
                 _ => {
                     self.now = end.max(self.now);
                     return Ok(done(self));
                 }
             }
-            let Some(Reverse(next)) = self.queue.pop() else {
+            let Some((at, event)) = self.queue.pop() else {
                 return Ok(false);
             };
-            self.now = next.at.max(self.now);
-            if self.scheduled > EVENTS_MAX {
+            self.now = at.max(self.now);
+            if self.queue.pushed() > EVENTS_MAX {
                 let detail = format!("{EVENTS_MAX} events and no end");
                 return Err(Violation::new("work is bounded", detail));
             }
-            self.trace.add(self.now << 5 ^ next.number);
-            let looks = matches!(next.event, Event::Task { .. } | Event::Turn { .. });
-            self.happen(next.event)?;
+            self.trace
+                .add(self.now << 5 ^ u64::from(self.queue.pushed()));
+            let looks = matches!(event, Event::Task { .. } | Event::Turn { .. });
+            self.happen(event)?;
             if looks && done(self) {
                 return Ok(true);
             }
@@ -361,9 +330,7 @@ impl World {
     }
 
     pub(super) fn schedule(&mut self, at: u64, event: Event) {
-        self.scheduled += 1;
-        let number = self.scheduled;
-        self.queue.push(Reverse(Scheduled { at, number, event }));
+        self.queue.push(at, event);
     }
 
     pub(super) fn after(&mut self, delay: u64, event: Event) {
@@ -372,7 +339,7 @@ impl World {
 
     /// Forgets what is scheduled and not wanted any more.
     pub(super) fn forget(&mut self, unwanted: impl Fn(&Event) -> bool) {
-        self.queue.retain(|Reverse(next)| !unwanted(&next.event));
+        self.queue.forget(unwanted);
     }
 
     fn happen(&mut self, event: Event) -> Result<(), Violation> {
@@ -429,6 +396,8 @@ impl World {
             });
             self.coverage.hit("grant");
         }
+        self.coverage.add("entered again", news.entered_again);
+        self.coverage.add("closed after an expiry", news.closed);
         for session in &news.opened {
             if self.silenced == Some(*session) {
                 // A late copy of its opening renews it, too.

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use lockd_protocol::{LockName, SessionId, Token};
+use lockd_protocol::Token;
 
 use super::{Verdict, must};
-use crate::sim::ledger::Ledger;
+use crate::sim::ledger::{Grant, Ledger};
 
 pub(crate) const NAME: &str = "8 a client's deadline ends before anyone else is granted";
 
@@ -14,9 +14,9 @@ pub(crate) const NAME: &str = "8 a client's deadline ends before anyone else is 
 #[derive(Clone, Debug)]
 pub(crate) struct Believed {
     pub(crate) client: u64,
-    pub(crate) session: SessionId,
-    pub(crate) lock: LockName,
     pub(crate) token: Token,
+    /// The grant, as it knows it.
+    pub(crate) grant: Grant,
 }
 
 #[derive(Debug, Default)]
@@ -36,18 +36,16 @@ impl BeliefEnds {
         if self.forfeited.contains(&believed.token) {
             return Ok(());
         }
-        let holder = books.holder(&believed.lock);
-        let other = holder.filter(|token| *token != believed.token);
+        // What the cell has downgraded already is believed in for a moment as it was before.
+        let grant = books.grants.get(&believed.token).unwrap_or(&believed.grant);
+        let mut others = books.holders(&grant.lock);
+        let other =
+            others.find(|(token, other)| *token != believed.token && !grant.goes_with(other));
         must(other.is_none(), NAME, || {
-            let Believed {
-                client,
-                session,
-                lock,
-                token,
-            } = believed;
+            let (client, token) = (believed.client, believed.token);
             format!(
-                "client {client} (session {session}) believes that it holds {lock} under {token}, \
-                 while it is granted under {other:?}"
+                "client {client} believes that it holds {grant:?} under {token}, while {other:?} \
+                 is granted"
             )
         })
     }

@@ -1,4 +1,6 @@
-//! 12: waiters of a lock are served in the order in which they came.
+//! 12: nobody overtakes a waiter who wants something incompatible, unless by barging.
+
+use lockd_protocol::{Mode, Sequence};
 
 use super::{Verdict, must};
 use crate::sim::ledger::{Grant, Ledger};
@@ -11,15 +13,31 @@ pub(crate) struct FirstInFirstOut {
 }
 
 impl FirstInFirstOut {
-    pub(crate) fn on_granted(&mut self, grant: &Grant, books: &Ledger) -> Verdict {
-        let queue = books.queues.get(&grant.lock);
-        let Some(first) = queue.and_then(|queue| queue.front()) else {
+    pub(crate) fn on_granted(
+        &mut self,
+        grant: &Grant,
+        acquire: Sequence,
+        books: &Ledger,
+    ) -> Verdict {
+        let Some(queue) = books
+            .queues
+            .get(&grant.lock)
+            .filter(|queue| !queue.is_empty())
+        else {
             return Ok(());
         };
         self.checked += 1;
-        let served = (grant.session, grant.acquire);
-        must(*first == served, NAME, || {
-            format!("{grant:?} before {queue:?}")
+        let served = (grant.session, acquire);
+        let place = queue
+            .iter()
+            .position(|waiting| (waiting.session, waiting.acquire) == served);
+        let about = books.acquisition(grant.session, acquire);
+        let barges = place.is_none() && about.is_some_and(|about| about.barge);
+        let mut ahead = queue.iter().take(place.unwrap_or(queue.len()));
+        let overtaken =
+            ahead.find(|waiting| (waiting.mode, grant.mode) != (Mode::Shared, Mode::Shared));
+        must(barges || overtaken.is_none(), NAME, || {
+            format!("{grant:?} before {overtaken:?} in {queue:?}")
         })
     }
 }

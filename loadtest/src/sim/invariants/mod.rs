@@ -18,28 +18,7 @@ pub(super) mod sessions;
 pub(super) mod tokens;
 pub(super) mod valid_holder;
 
-use std::fmt;
-
-/// An invariant that was broken, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// The name of the invariant, with its number.
-    pub invariant: &'static str,
-    /// What contradicts it.
-    pub detail: String,
-}
-
-impl Violation {
-    pub(super) fn new(invariant: &'static str, detail: String) -> Violation {
-        Violation { invariant, detail }
-    }
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "broken: {}: {}", self.invariant, self.detail)
-    }
-}
+pub(super) use paxos::sim::Violation;
 
 /// What a check comes to.
 pub(super) type Verdict = Result<(), Violation>;

@@ -1,10 +1,10 @@
 //! 4: replicas that applied the same slot have the same state, and the same entry in it.
 
 use lockd::state::State;
+use paxos::sim::TraceHash;
 use paxos::{Ballot, Entry};
 
 use super::{Verdict, must};
-use crate::sim::story::TraceHash;
 
 pub(crate) const NAME: &str = "4 same state on replicas";
 
@@ -13,21 +13,19 @@ pub(crate) const NAME: &str = "4 same state on replicas";
 pub(crate) struct SameState {
     digests: Vec<u64>,
     origins: Vec<Ballot>,
-    buffer: Vec<u8>,
     pub(crate) checked: u64,
 }
 
 impl SameState {
     /// A digest of everything that is replicated, and its size in bytes.
     pub(crate) fn digest(&mut self, state: &State) -> (u64, usize) {
-        self.buffer.clear();
-        if postcard::to_io(state, &mut self.buffer).is_err() {
-            // Writing to memory does not fail; an empty digest would be noticed at once.
-            self.buffer.clear();
+        let mut hash = TraceHash::default();
+        let mut bytes = 0;
+        for chunk in state.encode() {
+            hash.add_bytes(&chunk);
+            bytes += chunk.len();
         }
-        let mut hash = TraceHash::new();
-        hash.add_bytes(&self.buffer);
-        (hash.value(), self.buffer.len())
+        (hash.value(), bytes)
     }
 
     /// The first replica has applied the entry of the next slot.

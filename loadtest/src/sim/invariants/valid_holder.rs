@@ -16,7 +16,7 @@ impl NoValidHolderRefused {
     /// Somebody was refused as stale, or as carrying no ticket, who was admitted under these.
     pub(crate) fn on_refused(&mut self, shown: &[Shown], books: &Ledger, why: &str) -> Verdict {
         self.checked += 1;
-        let holds = |shown: &Shown| books.holder(&shown.lock) == Some(shown.token);
+        let holds = |shown: &Shown| books.holds(&shown.lock, shown.token);
         let valid = !shown.is_empty() && shown.iter().all(holds);
         must(!valid, NAME, || format!("{shown:?} was refused: {why}"))
     }
