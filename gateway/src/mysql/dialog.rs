@@ -7,6 +7,7 @@ use super::response::{Dialect, LOOK_BYTES, Response, Taken, Violation};
 use super::statement::{Verdict, judge};
 use crate::limits::{MYSQL_SHORT_ANSWER_BYTES_MAX, RELAY_BUFFER_BYTES, STATEMENT_LOOK_BYTES};
 use crate::net::buffer::Buffer;
+use crate::net::legs::Passage;
 
 /// Whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,21 @@ pub(super) struct Side {
     continued: bool,
 }
 
+impl Passage for Side {
+    fn cleared(&self) -> &[u8] {
+        self.buffer.filled().get(..self.cleared).unwrap_or_default()
+    }
+
+    fn sent(&mut self, count: usize) {
+        self.buffer.consume(count);
+        self.cleared = self.cleared.saturating_sub(count);
+    }
+
+    fn buffer(&mut self) -> &mut Buffer {
+        &mut self.buffer
+    }
+}
+
 impl Side {
     fn new(ahead: &[u8]) -> Side {
         Side {
@@ -73,17 +89,6 @@ impl Side {
             passing: 0,
             continued: false,
         }
-    }
-
-    /// What may be written now.
-    pub(super) fn cleared(&self) -> &[u8] {
-        self.buffer.filled().get(..self.cleared).unwrap_or_default()
-    }
-
-    /// This much of it has been written.
-    pub(super) fn sent(&mut self, count: usize) {
-        self.buffer.consume(count);
-        self.cleared = self.cleared.saturating_sub(count);
     }
 
     fn rest(&self) -> &[u8] {

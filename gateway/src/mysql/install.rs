@@ -1,7 +1,9 @@
 //! `gateway install`: the fence's SQL for one configuration, and running it.
 
+use std::time::Duration;
+
 use mysql_async::prelude::Queryable;
-use mysql_async::{Opts, OptsBuilder, UrlError};
+use mysql_async::{Conn, Error, Opts, OptsBuilder, ServerError, UrlError};
 
 use super::admin::{self, AdminError};
 use crate::config::MysqlConfig;
@@ -11,6 +13,15 @@ const FENCE: &str = include_str!("sql/fence.sql");
 const GATEWAY_USER: &str = include_str!("sql/gateway_user.sql");
 const GUARD_TABLE: &str = include_str!("sql/guard_table.sql");
 const GUARD_BODY: &str = include_str!("sql/guard_body.sql");
+
+/// Somebody uses what is to be changed: a table in a transaction, a procedure in a call.
+const IN_USE: u16 = 1205;
+
+/// How often a statement is tried when it meets that: about a minute in all.
+const TRIES_MAX: u32 = 10;
+
+/// Between two tries, those who had to wait behind the first have their turn.
+const TRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a row trigger can be fired by.
 pub(super) const EVENTS: [&str; 3] = ["insert", "update", "delete"];
@@ -114,11 +125,25 @@ pub async fn install(config: &MysqlConfig, admin_url: Option<&str>) -> Result<()
     let mut server = admin::connect(OptsBuilder::db_name(login, None::<String>)).await?;
     admin::known_server(&mut server).await?;
     for statement in statements(&sql(config)) {
-        let done = server.query_drop(statement).await;
-        done.map_err(|error| admin::server_error(&error))?;
+        run(&mut server, statement).await?;
     }
     admin::disconnect(server).await;
     Ok(())
+}
+
+/// Runs one statement, and again if what it changes is in use: each try waits only for a short
+/// while, because whoever comes after one that waits has to wait as well.
+async fn run(server: &mut Conn, statement: &str) -> Result<(), InstallError> {
+    for _ in 1..TRIES_MAX {
+        match server.query_drop(statement).await {
+            Err(Error::Server(ServerError { code: IN_USE, .. })) => {
+                tokio::time::sleep(TRY_PAUSE).await;
+            }
+            done => return Ok(done.map_err(|error| admin::server_error(&error))?),
+        }
+    }
+    let done = server.query_drop(statement).await;
+    Ok(done.map_err(|error| admin::server_error(&error))?)
 }
 
 /// The statements of a script for the command-line client.

@@ -4,10 +4,9 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
 use super::dialog::{Dialog, Held, Special};
 use super::login::LoggedIn;
@@ -15,51 +14,22 @@ use super::messages;
 use super::response::IN_TRANSACTION;
 use super::session::{Session, Unwelcome};
 use crate::fence::refusal::Refusal;
-use crate::net::stream::{Stream, poll_read, written};
-
-/// How a session ended.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum End {
-    #[error("the client closed its connection")]
-    Client,
-    #[error("the server closed its connection")]
-    Server,
-    #[error("the client's connection broke: {0}")]
-    ClientBroke(io::Error),
-    #[error("the server's connection broke: {0}")]
-    ServerBroke(io::Error),
-    #[error("the client was told to go: {0}")]
-    Told(String),
-}
+use crate::net::legs::{Allowed, End, Legs, Passage as _};
 
 /// Both legs and what is between them.
 pub(super) struct Relay {
-    client: Stream,
-    server: Stream,
+    legs: Legs,
     dialog: Dialog,
     session: Session,
-    /// The client says no more; what it has said still goes to the server, and the server's
-    /// answers to the client.
-    client_ended: bool,
-    /// The server has been told so.
-    server_told: bool,
-    /// Bytes have been written that a TLS stream may still hold.
-    flush_client: bool,
-    flush_server: bool,
 }
 
 impl Relay {
     pub(super) fn new(login: LoggedIn, session: Session) -> Relay {
         let ahead = [login.done, login.server_ahead].concat();
         Relay {
-            client: login.client,
-            server: login.server,
+            legs: Legs::new(login.client, login.server),
             dialog: Dialog::new(login.dialect, &login.client_ahead, &ahead),
             session,
-            client_ended: false,
-            server_told: false,
-            flush_client: false,
-            flush_server: false,
         }
     }
 
@@ -71,9 +41,7 @@ impl Relay {
         {
             tracing::debug!(%error, "the client did not take the last words");
         }
-        // Errors change nothing any more: both connections end here.
-        let _ = self.client.shutdown().await;
-        let _ = self.server.shutdown().await;
+        self.legs.close().await;
         self.session.end();
         end
     }
@@ -85,7 +53,7 @@ impl Relay {
             }
             if let Some((refused, sequence)) = self.dialog.refused() {
                 let answer = messages::refused(sequence, refused);
-                if let Err(end) = self.tell(&answer).await {
+                if let Err(end) = self.legs.tell_client(&answer).await {
                     return end;
                 }
                 continue;
@@ -103,76 +71,19 @@ impl Relay {
         }
     }
 
-    /// Moves bytes in whichever of the four directions can move now. Pending if none can.
     fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        let mut moved = false;
-        let Dialog {
-            from_client,
-            from_server,
-            ..
-        } = &mut self.dialog;
-        while !from_client.cleared().is_empty() {
-            let server = Pin::new(&mut self.server);
-            let Poll::Ready(sent) = server.poll_write(cx, from_client.cleared()) else {
-                break;
-            };
-            from_client.sent(written(sent).map_err(End::ServerBroke)?);
-            (moved, self.flush_server) = (true, true);
+        // A server answers what it was asked and then sees the end; nothing more is coming.
+        let allowed = Allowed {
+            hear_client: true,
+            end_server: !self.dialog.is_answering(),
+        };
+        let (up, down) = (&mut self.dialog.from_client, &mut self.dialog.from_server);
+        let went = self.legs.poll_move(cx, up, down, allowed);
+        let nothing_moved = went.is_pending();
+        if nothing_moved && self.legs.client_ended() && self.dialog.is_within_client_packet() {
+            return Poll::Ready(Err(End::Client));
         }
-        while !from_server.cleared().is_empty() {
-            let client = Pin::new(&mut self.client);
-            let Poll::Ready(sent) = client.poll_write(cx, from_server.cleared()) else {
-                break;
-            };
-            from_server.sent(written(sent).map_err(End::ClientBroke)?);
-            (moved, self.flush_client) = (true, true);
-        }
-        if self.flush_server
-            && let Poll::Ready(flushed) = Pin::new(&mut self.server).poll_flush(cx)
-        {
-            flushed.map_err(End::ServerBroke)?;
-            (moved, self.flush_server) = (true, false);
-        }
-        if self.flush_client
-            && let Poll::Ready(flushed) = Pin::new(&mut self.client).poll_flush(cx)
-        {
-            flushed.map_err(End::ClientBroke)?;
-            (moved, self.flush_client) = (true, false);
-        }
-        if from_server.buffer.has_room() {
-            let read = poll_read(&mut self.server, cx, &mut from_server.buffer);
-            match read.map_err(End::ServerBroke)? {
-                Poll::Ready(0) => return Poll::Ready(Err(End::Server)),
-                Poll::Ready(_) => moved = true,
-                Poll::Pending => {}
-            }
-        }
-        if !self.client_ended && from_client.buffer.has_room() {
-            let read = poll_read(&mut self.client, cx, &mut from_client.buffer);
-            match read.map_err(End::ClientBroke)? {
-                Poll::Ready(count) => (moved, self.client_ended) = (true, count == 0),
-                Poll::Pending => {}
-            }
-        }
-        if self.client_ended && !moved {
-            // A server answers what it was asked and then sees the end; nothing more is coming.
-            let all_sent = self.dialog.from_client.cleared().is_empty() && !self.flush_server;
-            if all_sent && !self.dialog.is_answering() && !self.server_told {
-                let shut = Pin::new(&mut self.server).poll_shutdown(cx);
-                if let Poll::Ready(shut) = shut {
-                    shut.map_err(End::ServerBroke)?;
-                    (moved, self.server_told) = (true, true);
-                }
-            }
-            if self.dialog.is_within_client_packet() {
-                return Poll::Ready(Err(End::Client));
-            }
-        }
-        if moved {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
-        }
+        went
     }
 
     /// Does the gateway's part of a command that the server has done, and lets its answer go.
@@ -195,7 +106,8 @@ impl Relay {
         };
         tracing::info!(%refusal, "a ticket was refused");
         self.dialog.settle(false);
-        self.tell(&messages::refusal(held.sequence, &refusal))
+        self.legs
+            .tell_client(&messages::refusal(held.sequence, &refusal))
             .await?;
         if self.session.is_unsettled() {
             return Err(End::Told(refusal.to_string()));
@@ -216,25 +128,18 @@ impl Relay {
         };
         self.dialog.settle(false);
         let (answer, reason) = messages::unwelcome(held.sequence, &unwelcome);
-        self.tell(&answer).await?;
+        self.legs.tell_client(&answer).await?;
         Err(End::Told(reason))
-    }
-
-    async fn tell(&mut self, message: &[u8]) -> Result<(), End> {
-        self.client
-            .write_all(message)
-            .await
-            .map_err(End::ClientBroke)?;
-        self.client.flush().await.map_err(End::ClientBroke)
     }
 
     /// Passes on what the server said last, as far as it can be understood.
     async fn last_words(&mut self) -> io::Result<()> {
         // A packet that cannot be understood ends what is passed on.
         let _ = self.dialog.scan();
-        self.client
+        self.legs
+            .client
             .write_all(self.dialog.from_server.cleared())
             .await?;
-        self.client.flush().await
+        self.legs.client.flush().await
     }
 }

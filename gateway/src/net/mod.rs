@@ -1,6 +1,7 @@
-//! What upstreams of every kind need of connections: taking them, one type for both legs of a
-//! session, and fixed buffers between the legs. Knows no protocol.
+//! What upstreams of every kind need of connections: taking them, both legs of a session and the
+//! moving of bytes between them, through fixed buffers. Knows no protocol.
 
 pub(crate) mod accept;
 pub(crate) mod buffer;
+pub(crate) mod legs;
 pub(crate) mod stream;

@@ -11,6 +11,7 @@ use super::messages::{self, HEADER_BYTES, Header, c_string};
 use super::statement::{Verdict, judge};
 use crate::limits::{RELAY_BUFFER_BYTES, STATEMENT_LOOK_BYTES, TICKET_STATEMENTS_MAX};
 use crate::net::buffer::Buffer;
+use crate::net::legs::Passage;
 
 /// Where the scan has stopped: the message at the front, once all before it has been sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -72,6 +73,21 @@ pub(super) struct FromClient {
     ticket_statements: HashMap<Vec<u8>, String>,
 }
 
+impl Passage for FromClient {
+    fn cleared(&self) -> &[u8] {
+        self.buffer.filled().get(..self.cleared).unwrap_or_default()
+    }
+
+    fn sent(&mut self, count: usize) {
+        self.buffer.consume(count);
+        self.cleared = self.cleared.saturating_sub(count);
+    }
+
+    fn buffer(&mut self) -> &mut Buffer {
+        &mut self.buffer
+    }
+}
+
 impl FromClient {
     /// Begins with what the client sent while it logged in.
     pub(super) fn new(ahead: &[u8]) -> FromClient {
@@ -83,17 +99,6 @@ impl FromClient {
             stop: None,
             ticket_statements: HashMap::new(),
         }
-    }
-
-    /// What may go to the server now.
-    pub(super) fn cleared(&self) -> &[u8] {
-        self.buffer.filled().get(..self.cleared).unwrap_or_default()
-    }
-
-    /// This much of it has been sent.
-    pub(super) fn sent(&mut self, count: usize) {
-        self.buffer.consume(count);
-        self.cleared = self.cleared.saturating_sub(count);
     }
 
     /// Where the scan has stopped, if everything before it has been sent.

@@ -5,6 +5,7 @@ use super::idle::Idle;
 use super::messages::{self, HEADER_BYTES};
 use crate::limits::RELAY_BUFFER_BYTES;
 use crate::net::buffer::Buffer;
+use crate::net::legs::Passage;
 
 /// What the server has sent and the client has not got yet.
 #[derive(Debug)]
@@ -18,6 +19,21 @@ pub(super) struct FromServer {
     said_error: bool,
 }
 
+impl Passage for FromServer {
+    fn cleared(&self) -> &[u8] {
+        self.buffer.filled().get(..self.cleared).unwrap_or_default()
+    }
+
+    fn sent(&mut self, count: usize) {
+        self.buffer.consume(count);
+        self.cleared = self.cleared.saturating_sub(count);
+    }
+
+    fn buffer(&mut self) -> &mut Buffer {
+        &mut self.buffer
+    }
+}
+
 impl FromServer {
     /// Begins with what is still to be told from the login.
     pub(super) fn new(ahead: &[u8]) -> FromServer {
@@ -28,17 +44,6 @@ impl FromServer {
             passing: 0,
             said_error: false,
         }
-    }
-
-    /// What may go to the client now.
-    pub(super) fn cleared(&self) -> &[u8] {
-        self.buffer.filled().get(..self.cleared).unwrap_or_default()
-    }
-
-    /// This much of it has been sent.
-    pub(super) fn sent(&mut self, count: usize) {
-        self.buffer.consume(count);
-        self.cleared = self.cleared.saturating_sub(count);
     }
 
     /// Whether the server has ended in the middle of a message.

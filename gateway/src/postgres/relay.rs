@@ -4,11 +4,10 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::from_client::{Form, FromClient, Refused, Shown, Stop, Why};
 use super::from_server::FromServer;
@@ -16,39 +15,16 @@ use super::idle::{Idle, Transaction};
 use super::messages::{self, Severity};
 use super::session::Session;
 use crate::fence::refusal::Refusal;
-use crate::net::stream::{Stream, poll_read, written};
-
-/// How a session ended.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum End {
-    #[error("the client closed its connection")]
-    Client,
-    #[error("the server closed its connection")]
-    Server,
-    #[error("the client's connection broke: {0}")]
-    ClientBroke(io::Error),
-    #[error("the server's connection broke: {0}")]
-    ServerBroke(io::Error),
-    #[error("the client was told to go: {0}")]
-    Told(String),
-}
+use crate::net::legs::{Allowed, End, Legs, Passage as _};
+use crate::net::stream::Stream;
 
 /// Both legs and what is between them.
 pub(super) struct Relay {
-    client: Stream,
-    server: Stream,
+    legs: Legs,
     from_client: FromClient,
     from_server: FromServer,
     idle: Idle,
     session: Session,
-    /// The client says no more; what it has said still goes to the server, and the server's
-    /// answers to the client.
-    client_ended: bool,
-    /// The server has been told so.
-    server_told: bool,
-    /// Bytes have been written that a TLS stream may still hold.
-    flush_client: bool,
-    flush_server: bool,
 }
 
 impl Relay {
@@ -60,16 +36,11 @@ impl Relay {
         session: Session,
     ) -> Relay {
         Relay {
-            client,
-            server,
+            legs: Legs::new(client, server),
             from_client: FromClient::new(client_ahead),
             from_server: FromServer::new(server_ahead),
             idle: Idle::default(),
             session,
-            client_ended: false,
-            server_told: false,
-            flush_client: false,
-            flush_server: false,
         }
     }
 
@@ -77,16 +48,14 @@ impl Relay {
     pub(super) async fn run(mut self) -> End {
         let end = self.relay().await;
         let told = match &end {
-            End::Server | End::ServerBroke(_) if !self.client_ended => self.farewell().await,
+            End::Server | End::ServerBroke(_) if !self.legs.client_ended() => self.farewell().await,
             End::Server => self.last_answers().await,
             _ => Ok(()),
         };
         if let Err(error) = told {
             tracing::debug!(%error, "the client did not take the last word");
         }
-        // Errors change nothing any more: both connections end here.
-        let _ = self.client.shutdown().await;
-        let _ = self.server.shutdown().await;
+        self.legs.close().await;
         self.session.end();
         end
     }
@@ -105,7 +74,7 @@ impl Relay {
                     Err(end) => return end,
                 }
             }
-            if self.client_ended && self.from_client.stopped().is_some() {
+            if self.legs.client_ended() && self.from_client.stopped().is_some() {
                 return End::Client;
             }
             if let Err(end) = poll_fn(|cx| self.poll_move(cx)).await {
@@ -114,69 +83,13 @@ impl Relay {
         }
     }
 
-    /// Moves bytes in whichever of the four directions can move now. Pending if none can.
     fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        let mut moved = false;
-        while !self.from_client.cleared().is_empty() {
-            let server = Pin::new(&mut self.server);
-            let Poll::Ready(sent) = server.poll_write(cx, self.from_client.cleared()) else {
-                break;
-            };
-            self.from_client
-                .sent(written(sent).map_err(End::ServerBroke)?);
-            (moved, self.flush_server) = (true, true);
-        }
-        while !self.from_server.cleared().is_empty() {
-            let client = Pin::new(&mut self.client);
-            let Poll::Ready(sent) = client.poll_write(cx, self.from_server.cleared()) else {
-                break;
-            };
-            self.from_server
-                .sent(written(sent).map_err(End::ClientBroke)?);
-            (moved, self.flush_client) = (true, true);
-        }
-        if self.flush_server
-            && let Poll::Ready(flushed) = Pin::new(&mut self.server).poll_flush(cx)
-        {
-            flushed.map_err(End::ServerBroke)?;
-            (moved, self.flush_server) = (true, false);
-        }
-        if self.flush_client
-            && let Poll::Ready(flushed) = Pin::new(&mut self.client).poll_flush(cx)
-        {
-            flushed.map_err(End::ClientBroke)?;
-            (moved, self.flush_client) = (true, false);
-        }
-        let all_sent = self.from_client.cleared().is_empty() && !self.flush_server;
-        if self.client_ended
-            && all_sent
-            && !self.server_told
-            && let Poll::Ready(told) = Pin::new(&mut self.server).poll_shutdown(cx)
-        {
-            told.map_err(End::ServerBroke)?;
-            (moved, self.server_told) = (true, true);
-        }
-        if self.from_server.buffer.has_room() {
-            let read = poll_read(&mut self.server, cx, &mut self.from_server.buffer);
-            match read.map_err(End::ServerBroke)? {
-                Poll::Ready(0) => return Poll::Ready(Err(End::Server)),
-                Poll::Ready(_) => moved = true,
-                Poll::Pending => {}
-            }
-        }
-        let ahead = self.client_ended || !self.idle.has_room();
-        if !ahead && self.from_client.buffer.has_room() {
-            let read = poll_read(&mut self.client, cx, &mut self.from_client.buffer);
-            match read.map_err(End::ClientBroke)? {
-                Poll::Ready(count) => (moved, self.client_ended) = (true, count == 0),
-                Poll::Pending => {}
-            }
-        }
-        if moved {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
-        }
+        let allowed = Allowed {
+            hear_client: self.idle.has_room(),
+            end_server: true,
+        };
+        let (up, down) = (&mut self.from_client, &mut self.from_server);
+        self.legs.poll_move(cx, up, down, allowed)
     }
 
     /// `true`: handled, scan on. `false`: not yet, the server has to answer first.
@@ -185,14 +98,15 @@ impl Relay {
             None => Ok(false),
             Some(Stop::Violation(reason)) => {
                 let reason = reason.clone();
-                self.tell(&messages::error(
-                    Severity::Fatal,
-                    "08P01",
-                    &reason,
-                    None,
-                    None,
-                ))
-                .await?;
+                self.legs
+                    .tell_client(&messages::error(
+                        Severity::Fatal,
+                        "08P01",
+                        &reason,
+                        None,
+                        None,
+                    ))
+                    .await?;
                 Err(End::Told(reason))
             }
             Some(Stop::Refuse(Refused { why, form, total })) => {
@@ -246,7 +160,7 @@ impl Relay {
         match form {
             Form::Query => {
                 self.from_client.take_out(total);
-                self.tell(&messages::set_done()).await?;
+                self.legs.tell_client(&messages::set_done()).await?;
             }
             Form::Parse(name) => {
                 self.from_client.remember(&name, &tickets);
@@ -265,7 +179,8 @@ impl Relay {
         let (form, total) = (form.clone(), *total);
         let settled = self.idle.is_idle() && self.idle.transaction() == Transaction::None;
         if self.session.is_unsettled() {
-            self.tell(&messages::refusal(Severity::Fatal, &refusal))
+            self.legs
+                .tell_client(&messages::refusal(Severity::Fatal, &refusal))
                 .await?;
             return Err(End::Told(refusal.to_string()));
         }
@@ -274,7 +189,7 @@ impl Relay {
                 self.from_client.take_out(total);
                 let mut answer = messages::refusal(Severity::Error, &refusal);
                 answer.extend_from_slice(&messages::ready());
-                self.tell(&answer).await?;
+                self.legs.tell_client(&answer).await?;
             }
             Form::Query | Form::Parse(_) => {
                 let text = messages::raising(
@@ -287,7 +202,8 @@ impl Relay {
             }
             // A Bind cannot be made to raise anything; going on would be under other tickets.
             Form::Bind(_) => {
-                self.tell(&messages::refusal(Severity::Fatal, &refusal))
+                self.legs
+                    .tell_client(&messages::refusal(Severity::Fatal, &refusal))
                     .await?;
                 return Err(End::Told(refusal.to_string()));
             }
@@ -303,20 +219,7 @@ impl Relay {
         };
         self.from_client.take_out(total);
         self.idle.sent(kind);
-        self.server
-            .write_all(&message)
-            .await
-            .map_err(End::ServerBroke)?;
-        self.flush_server = true;
-        Ok(())
-    }
-
-    async fn tell(&mut self, message: &[u8]) -> Result<(), End> {
-        self.client
-            .write_all(message)
-            .await
-            .map_err(End::ClientBroke)?;
-        self.client.flush().await.map_err(End::ClientBroke)
+        self.legs.tell_server(&message).await
     }
 
     /// The server has ended as it was told to: what it has still said goes to the client.
@@ -324,8 +227,11 @@ impl Relay {
         self.from_server
             .scan(&mut self.idle)
             .map_err(io::Error::other)?;
-        self.client.write_all(self.from_server.cleared()).await?;
-        self.client.flush().await
+        self.legs
+            .client
+            .write_all(self.from_server.cleared())
+            .await?;
+        self.legs.client.flush().await
     }
 
     async fn last_words(&mut self) -> io::Result<()> {
@@ -334,9 +240,9 @@ impl Relay {
             if self.from_server.scan(&mut self.idle).is_err() {
                 return Ok(());
             }
-            let sent = self.client.write(self.from_server.cleared()).await?;
+            let sent = self.legs.client.write(self.from_server.cleared()).await?;
             self.from_server.sent(sent);
-            match self.server.read(self.from_server.buffer.room()).await {
+            match self.legs.server.read(self.from_server.buffer.room()).await {
                 Ok(0) | Err(_) => return Ok(()),
                 Ok(read) => self.from_server.buffer.advance(read),
             }
@@ -351,14 +257,17 @@ impl Relay {
         self.from_server
             .scan(&mut self.idle)
             .map_err(io::Error::other)?;
-        self.client.write_all(self.from_server.cleared()).await?;
+        self.legs
+            .client
+            .write_all(self.from_server.cleared())
+            .await?;
         if !self.from_server.said_error() && !self.from_server.is_within_message() {
             let text = "the PostgreSQL server closed the connection";
             let hint = "Whether the last transaction was committed is not known. Connect again.";
             let error = messages::error(Severity::Fatal, "08006", text, None, Some(hint));
-            self.client.write_all(&error).await?;
+            self.legs.client.write_all(&error).await?;
         }
-        self.client.flush().await
+        self.legs.client.flush().await
     }
 }
 

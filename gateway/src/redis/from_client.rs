@@ -8,6 +8,7 @@
 use super::resp::{HEADER_BYTES_MAX, first_line, number};
 use crate::limits::{COMMAND_LOOK_BYTES, RELAY_BUFFER_BYTES};
 use crate::net::buffer::Buffer;
+use crate::net::legs::Passage;
 
 /// Most arguments that the server takes in one command.
 const ARGUMENTS_MAX: i64 = 1024 * 1024;
@@ -63,6 +64,21 @@ enum Look {
     Blind,
 }
 
+impl Passage for FromClient {
+    fn cleared(&self) -> &[u8] {
+        self.buffer.filled().get(..self.cleared).unwrap_or_default()
+    }
+
+    fn sent(&mut self, count: usize) {
+        self.buffer.consume(count);
+        self.cleared = self.cleared.saturating_sub(count);
+    }
+
+    fn buffer(&mut self) -> &mut Buffer {
+        &mut self.buffer
+    }
+}
+
 impl FromClient {
     pub(super) fn new() -> FromClient {
         FromClient {
@@ -75,17 +91,6 @@ impl FromClient {
             stop: None,
             modes: Modes::default(),
         }
-    }
-
-    /// What may go to the server now.
-    pub(super) fn cleared(&self) -> &[u8] {
-        self.buffer.filled().get(..self.cleared).unwrap_or_default()
-    }
-
-    /// This much of it has been sent.
-    pub(super) fn sent(&mut self, count: usize) {
-        self.buffer.consume(count);
-        self.cleared = self.cleared.saturating_sub(count);
     }
 
     /// Where the scan has stopped, if everything before it has been sent.

@@ -8,6 +8,7 @@ use super::acl;
 use super::resp::{HEADER_BYTES_MAX, Value, first_line, number, parse};
 use crate::limits::{RELAY_BUFFER_BYTES, REPLY_LOOK_BYTES};
 use crate::net::buffer::Buffer;
+use crate::net::legs::Passage;
 
 /// What the gateway is waiting for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,6 +67,28 @@ enum Look {
     Blind,
 }
 
+impl Passage for FromServer {
+    fn cleared(&self) -> &[u8] {
+        if !self.instead.is_empty() {
+            return &self.instead;
+        }
+        self.buffer.filled().get(..self.cleared).unwrap_or_default()
+    }
+
+    fn sent(&mut self, count: usize) {
+        if !self.instead.is_empty() {
+            self.instead.drain(..count.min(self.instead.len()));
+            return;
+        }
+        self.buffer.consume(count);
+        self.cleared = self.cleared.saturating_sub(count);
+    }
+
+    fn buffer(&mut self) -> &mut Buffer {
+        &mut self.buffer
+    }
+}
+
 impl FromServer {
     pub(super) fn new() -> FromServer {
         FromServer {
@@ -80,24 +103,6 @@ impl FromServer {
             stop: None,
             instead: Vec::new(),
         }
-    }
-
-    /// What may go to the client now.
-    pub(super) fn cleared(&self) -> &[u8] {
-        if !self.instead.is_empty() {
-            return &self.instead;
-        }
-        self.buffer.filled().get(..self.cleared).unwrap_or_default()
-    }
-
-    /// This much of it has been sent.
-    pub(super) fn sent(&mut self, count: usize) {
-        if !self.instead.is_empty() {
-            self.instead.drain(..count.min(self.instead.len()));
-            return;
-        }
-        self.buffer.consume(count);
-        self.cleared = self.cleared.saturating_sub(count);
     }
 
     /// Where the scan has stopped, if everything before it has been sent.

@@ -4,11 +4,10 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::from_client::FromClient;
 use super::from_server::{Awaited, FromServer, Stop};
@@ -16,52 +15,24 @@ use super::resp::{self, Value};
 use super::session::Session;
 use crate::fence::refusal::Refusal;
 use crate::limits::ECHO_PATIENCE;
-use crate::net::stream::{Stream, poll_read, written};
-
-/// How a connection ended.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum End {
-    #[error("the client closed its connection")]
-    Client,
-    #[error("the server closed its connection")]
-    Server,
-    #[error("the client's connection broke: {0}")]
-    ClientBroke(io::Error),
-    #[error("the server's connection broke: {0}")]
-    ServerBroke(io::Error),
-    #[error("the client was told to go: {0}")]
-    Told(String),
-}
+use crate::net::legs::{Allowed, End, Legs, Passage as _};
+use crate::net::stream::Stream;
 
 /// Both legs and what is between them.
 pub(super) struct Relay {
-    client: Stream,
-    server: Stream,
+    legs: Legs,
     from_client: FromClient,
     from_server: FromServer,
     session: Session,
-    /// The client says no more; what it has said still goes to the server, and the server's
-    /// answers to the client.
-    client_ended: bool,
-    /// The server has been told so.
-    server_told: bool,
-    /// Bytes have been written that a TLS stream may still hold.
-    flush_client: bool,
-    flush_server: bool,
 }
 
 impl Relay {
     pub(super) fn new(client: Stream, server: Stream, session: Session) -> Relay {
         Relay {
-            client,
-            server,
+            legs: Legs::new(client, server),
             from_client: FromClient::new(),
             from_server: FromServer::new(),
             session,
-            client_ended: false,
-            server_told: false,
-            flush_client: false,
-            flush_server: false,
         }
     }
 
@@ -72,9 +43,7 @@ impl Relay {
             // The client may be gone as well.
             let _ = tokio::time::timeout(LAST_WORDS_WAIT, self.last_words()).await;
         }
-        // Errors change nothing any more: both connections end here.
-        let _ = self.client.shutdown().await;
-        let _ = self.server.shutdown().await;
+        self.legs.close().await;
         self.session.end();
         end
     }
@@ -107,73 +76,18 @@ impl Relay {
         }
     }
 
-    /// Moves bytes in whichever of the four directions can move now. Pending if none can.
     fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        let mut moved = false;
-        while !self.from_client.cleared().is_empty() {
-            let server = Pin::new(&mut self.server);
-            let Poll::Ready(sent) = server.poll_write(cx, self.from_client.cleared()) else {
-                break;
-            };
-            self.from_client
-                .sent(written(sent).map_err(End::ServerBroke)?);
-            (moved, self.flush_server) = (true, true);
+        let allowed = Allowed {
+            hear_client: true,
+            end_server: self.from_client.is_empty(),
+        };
+        let (up, down) = (&mut self.from_client, &mut self.from_server);
+        let before = self.legs.client_ended();
+        let went = self.legs.poll_move(cx, up, down, allowed);
+        if self.legs.client_ended() && !before {
+            self.from_client.end();
         }
-        while !self.from_server.cleared().is_empty() {
-            let client = Pin::new(&mut self.client);
-            let Poll::Ready(sent) = client.poll_write(cx, self.from_server.cleared()) else {
-                break;
-            };
-            self.from_server
-                .sent(written(sent).map_err(End::ClientBroke)?);
-            (moved, self.flush_client) = (true, true);
-        }
-        if self.flush_server
-            && let Poll::Ready(flushed) = Pin::new(&mut self.server).poll_flush(cx)
-        {
-            flushed.map_err(End::ServerBroke)?;
-            (moved, self.flush_server) = (true, false);
-        }
-        if self.flush_client
-            && let Poll::Ready(flushed) = Pin::new(&mut self.client).poll_flush(cx)
-        {
-            flushed.map_err(End::ClientBroke)?;
-            (moved, self.flush_client) = (true, false);
-        }
-        let all_sent = self.from_client.cleared().is_empty() && !self.flush_server;
-        if self.client_ended
-            && all_sent
-            && !self.server_told
-            && self.from_client.is_empty()
-            && let Poll::Ready(told) = Pin::new(&mut self.server).poll_shutdown(cx)
-        {
-            told.map_err(End::ServerBroke)?;
-            (moved, self.server_told) = (true, true);
-        }
-        if self.from_server.buffer.has_room() {
-            let read = poll_read(&mut self.server, cx, &mut self.from_server.buffer);
-            match read.map_err(End::ServerBroke)? {
-                Poll::Ready(0) => return Poll::Ready(Err(End::Server)),
-                Poll::Ready(_) => moved = true,
-                Poll::Pending => {}
-            }
-        }
-        if !self.client_ended && self.from_client.buffer.has_room() {
-            let read = poll_read(&mut self.client, cx, &mut self.from_client.buffer);
-            match read.map_err(End::ClientBroke)? {
-                Poll::Ready(0) => {
-                    self.from_client.end();
-                    (moved, self.client_ended) = (true, true);
-                }
-                Poll::Ready(_) => moved = true,
-                Poll::Pending => {}
-            }
-        }
-        if moved {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
-        }
+        went
     }
 
     /// The client shows tickets, and all before that is with the server.
@@ -186,7 +100,7 @@ impl Relay {
             self.give_back().await?;
             self.from_client.take_out();
             // The server refuses it in its place among the replies, and so undoes a transaction.
-            return self.tell_server(&resp::command(&["FENCE"])).await;
+            return self.legs.tell_server(&resp::command(&["FENCE"])).await;
         }
         if !self.becomes_idle().await? {
             self.give_back().await?;
@@ -217,10 +131,10 @@ impl Relay {
         };
         self.from_client.take_out();
         match settled {
-            Ok(()) => self.tell_client(b"+OK\r\n").await,
+            Ok(()) => self.legs.tell_client(b"+OK\r\n").await,
             Err(refusal) => {
                 tracing::info!(%refusal, "a ticket was refused");
-                self.tell_client(&refused(&refusal)).await?;
+                self.legs.tell_client(&refused(&refusal)).await?;
                 self.end_if_unsettled()
             }
         }
@@ -231,14 +145,16 @@ impl Relay {
     async fn becomes_idle(&mut self) -> Result<bool, End> {
         let text = format!("{:032x}", rand::random::<u128>());
         self.from_server.wait_for(Awaited::Echo(text.clone()));
-        self.tell_server(&resp::command(&["ECHO", &text])).await?;
+        self.legs
+            .tell_server(&resp::command(&["ECHO", &text]))
+            .await?;
         let first = tokio::time::timeout(ECHO_PATIENCE, self.awaited()).await;
         let (stop, twice) = match first {
             Ok(stop) => (stop?, false),
             Err(_) => {
                 // No state of a connection keeps the server from not knowing a command.
                 let unknown = format!("FENCE-{text}");
-                self.tell_server(&resp::command(&[&unknown])).await?;
+                self.legs.tell_server(&resp::command(&[&unknown])).await?;
                 (self.awaited().await?, true)
             }
         };
@@ -255,7 +171,7 @@ impl Relay {
     /// Sends a command of the gateway's own on this connection, which is idle.
     async fn ask(&mut self, command: &[u8]) -> Result<Value, End> {
         self.from_server.wait_for(Awaited::Next);
-        self.tell_server(command).await?;
+        self.legs.tell_server(command).await?;
         match self.awaited().await? {
             Stop::Reply(value) => Ok(value),
             _ => Err(End::ServerBroke(io::Error::other(
@@ -279,7 +195,7 @@ impl Relay {
                     let error = io::Error::other("the server's replies cannot be understood");
                     return Err(End::ServerBroke(error));
                 }
-                None if self.client_ended => return Err(End::Client),
+                None if self.legs.client_ended() => return Err(End::Client),
                 None => poll_fn(|cx| self.poll_move(cx)).await?,
             }
         }
@@ -311,22 +227,6 @@ impl Relay {
         Ok(())
     }
 
-    async fn tell_server(&mut self, bytes: &[u8]) -> Result<(), End> {
-        self.server
-            .write_all(bytes)
-            .await
-            .map_err(End::ServerBroke)?;
-        self.server.flush().await.map_err(End::ServerBroke)
-    }
-
-    async fn tell_client(&mut self, bytes: &[u8]) -> Result<(), End> {
-        self.client
-            .write_all(bytes)
-            .await
-            .map_err(End::ClientBroke)?;
-        self.client.flush().await.map_err(End::ClientBroke)
-    }
-
     /// The server has ended: what it has still said goes to the client. Our own write may have
     /// noticed before its last words were read.
     async fn last_words(&mut self) -> io::Result<()> {
@@ -340,19 +240,20 @@ impl Relay {
             }
             let cleared = self.from_server.cleared();
             if !cleared.is_empty() {
-                let sent = self.client.write(cleared).await?;
+                let sent = self.legs.client.write(cleared).await?;
                 self.from_server.sent(sent);
                 continue;
             }
-            match self.server.read(self.from_server.buffer.room()).await {
+            match self.legs.server.read(self.from_server.buffer.room()).await {
                 Ok(0) | Err(_) => break,
                 Ok(read) => self.from_server.buffer.advance(read),
             }
         }
-        self.client
+        self.legs
+            .client
             .write_all(self.from_server.buffer.filled())
             .await?;
-        self.client.flush().await
+        self.legs.client.flush().await
     }
 }
 
