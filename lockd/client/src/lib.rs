@@ -66,7 +66,11 @@
 //! speak QUIC, `task` runs in the background and owns the `sessions`, `lease` is what guards read
 //! without waiting for anybody.
 
+mod alarm;
+mod background;
+pub mod blocking;
 mod builder;
+mod check;
 mod client;
 mod clock;
 mod config;
@@ -85,14 +89,18 @@ mod query;
 mod sessions;
 mod slot;
 mod task;
+#[cfg(feature = "test-kit")]
+pub mod test_kit;
+mod trace;
 
+pub use background::Background;
 pub use builder::ClientBuilder;
 pub use client::{Client, SessionBuilder};
 pub use clock::now;
 pub use config::{ClientConfig, ConfigError};
 pub use core::Time;
 pub use error::{
-    AcquireError, BreakError, ConnectError, DowngradeError, DowngradeProblem, ErrorKind,
+    AcquireError, BreakError, CannotBlock, ConnectError, DowngradeError, DowngradeProblem, ErrorKind,
     LostReason, QueryError, ReconfigureError, ReleaseError, ReleaseOutcome,
 };
 pub use guard::{GuardState, LockGuard};
