@@ -37,7 +37,10 @@ pub(crate) enum Place {
 }
 
 /// What makes the first connection, and the task that goes on with it.
-pub(crate) trait Opening: Future<Output = Result<(Task, Link), ConnectError>> + Send {}
+pub(crate) trait Opening:
+    Future<Output = Result<(Task, Link), ConnectError>> + Send
+{
+}
 
 impl<F: Future<Output = Result<(Task, Link), ConnectError>> + Send> Opening for F {}
 

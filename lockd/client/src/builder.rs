@@ -241,7 +241,9 @@ pub(crate) async fn new_session(
         label = %trace::bounded(&settings.label),
         outcome = field::Empty,
     );
-    let result = begin_session(shared, settings, open).instrument(span.clone()).await;
+    let result = begin_session(shared, settings, open)
+        .instrument(span.clone())
+        .await;
     trace::outcome(&span, &result, if open { "open" } else { "not needed yet" });
     result
 }

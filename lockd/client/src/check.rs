@@ -129,14 +129,20 @@ mod tests {
     fn numbers_outside_their_range_are_named_with_the_range() {
         for of in [0, PERMITS_MAX + 1] {
             let text = problem(one(Mode::Permit { of }), |_| {});
-            assert!(text.contains("`permits`") && text.contains(&of.to_string()), "{text}");
+            assert!(
+                text.contains("`permits`") && text.contains(&of.to_string()),
+                "{text}"
+            );
         }
         for reentries in [0, REENTRIES_MAX + 1] {
             let name = "worker".to_owned();
             let text = problem(one(Mode::Exclusive), |a| {
                 a.owner = Some(Owner { name, reentries });
             });
-            assert!(text.contains("`reentrant`") && text.contains("10000"), "{text}");
+            assert!(
+                text.contains("`reentrant`") && text.contains("10000"),
+                "{text}"
+            );
         }
         let late = |a: &mut Acquire| a.delay = Millis(LOCK_DELAY_MAX_MS + 1);
         let text = problem(one(Mode::Exclusive), late);
@@ -146,8 +152,10 @@ mod tests {
     #[test]
     fn a_lock_that_is_named_twice_is_named_with_the_builder() {
         let twice = || vec![want("gpu/0", Mode::Exclusive), want("gpu/0", Mode::Shared)];
-        for (wants, field) in [(Wants::All(twice()), "`all_of`"), (Wants::Any(twice()), "`any_of`")]
-        {
+        for (wants, field) in [
+            (Wants::All(twice()), "`all_of`"),
+            (Wants::Any(twice()), "`any_of`"),
+        ] {
             let text = problem(wants, |_| {});
             assert!(text.contains(field) && text.contains("gpu/0"), "{text}");
         }
@@ -157,14 +165,21 @@ mod tests {
 
     #[test]
     fn an_owner_without_a_usable_name_and_a_long_semaphore_are_named() {
-        for name in [String::new(), "x".repeat(TEXT_BYTES_MAX + 1), "a\tb".to_owned()] {
+        for name in [
+            String::new(),
+            "x".repeat(TEXT_BYTES_MAX + 1),
+            "a\tb".to_owned(),
+        ] {
             let reentries = 1;
             let text = problem(one(Mode::Exclusive), |a| {
                 a.owner = Some(Owner { name, reentries });
             });
             assert!(text.contains("`owner`"), "{text}");
         }
-        let long = want(&"x".repeat(SEMAPHORE_NAME_BYTES_MAX + 1), Mode::Permit { of: 2 });
+        let long = want(
+            &"x".repeat(SEMAPHORE_NAME_BYTES_MAX + 1),
+            Mode::Permit { of: 2 },
+        );
         let text = problem(Wants::One(long), |_| {});
         assert!(text.contains("`semaphore`"), "{text}");
     }

@@ -460,3 +460,6 @@ impl BreakError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

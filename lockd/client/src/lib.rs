@@ -100,8 +100,8 @@ pub use clock::now;
 pub use config::{ClientConfig, ConfigError};
 pub use core::Time;
 pub use error::{
-    AcquireError, BreakError, CannotBlock, ConnectError, DowngradeError, DowngradeProblem, ErrorKind,
-    LostReason, QueryError, ReconfigureError, ReleaseError, ReleaseOutcome,
+    AcquireError, BreakError, CannotBlock, ConnectError, DowngradeError, DowngradeProblem,
+    ErrorKind, LostReason, QueryError, ReconfigureError, ReleaseError, ReleaseOutcome,
 };
 pub use guard::{GuardState, LockGuard};
 pub use kinds::{RwLock, Segments, Semaphore};

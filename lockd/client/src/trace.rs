@@ -67,10 +67,7 @@ impl Display for Names<'_, Vec<crate::HeldLock>> {
     }
 }
 
-fn join<'a>(
-    f: &mut fmt::Formatter<'_>,
-    names: impl Iterator<Item = &'a LockName>,
-) -> fmt::Result {
+fn join<'a>(f: &mut fmt::Formatter<'_>, names: impl Iterator<Item = &'a LockName>) -> fmt::Result {
     let mut text = Bounded(String::new());
     for (place, name) in names.enumerate() {
         let comma = if place == 0 { "" } else { ", " };
