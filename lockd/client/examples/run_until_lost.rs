@@ -39,6 +39,7 @@ pub async fn run(client_toml: PathBuf) -> Result<(), Box<dyn Error>> {
 
     // The holder has stopped: only now does the lock move.
     guard.release().await?;
-    operator.lock("nightly").acquire().await?;
+    let moved = operator.lock("nightly").acquire().await?;
+    println!("moved under token {}", moved.token());
     Ok(())
 }
