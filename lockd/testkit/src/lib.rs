@@ -2,8 +2,8 @@
 //! lock is lost.
 //!
 //! The cell is three real nodes and the clients are the real client, but for their edges: there is
-//! no network, no disk, and time stands still until the test lets it pass. So a lease runs out in
-//! microseconds, when the test says so, and not before.
+//! no network, no disk, and time stands still until the test lets it pass. So a lease runs out when
+//! the test says so, and not before, and nobody waits for it.
 //!
 //! A worker that must stop when its lock is lost in the middle:
 //!
@@ -51,14 +51,14 @@
 //! | [`TestCell::expire`] | the lease runs out, and the cell gives its locks to others |
 //! | [`TestCell::cut`], [`TestCell::heal`] | jeopardy, and loss if it lasts |
 //! | [`TestCell::pause_leader`], [`TestCell::resume`] | nothing but a delay: another node leads |
-//! | [`TestCell::advance`] | time passes; what is connected is renewed |
+//! | [`TestCell::advance`], [`TestCell::until`] | time passes; what is connected is renewed |
 //!
 //! # Time
 //!
 //! Everything that a client waits for by its clock (leases, `Wait::For`, timeouts, retries) waits
 //! until [`TestCell::advance`] has come there. A program's own `tokio::time` is not part of it; see
-//! `tokio::time::pause` for that. While no node leads, acquisitions wait for time to pass:
-//! `tokio::join!` them with an advance. [`LockGuard::remaining`](lockd_client::LockGuard::remaining)
+//! `tokio::time::pause` for that. While no node leads, or a client has lost its connection, what it
+//! asks for waits for time to pass: use [`TestCell::until`]. [`LockGuard::remaining`](lockd_client::LockGuard::remaining)
 //! and [`state`](lockd_client::LockGuard::state) go by the test's clock,
 //! [`lockd_client::now`] does not.
 //!
@@ -114,6 +114,12 @@ pub enum KitError {
     /// No node leads, and none came to lead while time passed.
     #[error("no node leads: at most one of the three may be paused")]
     NoLeader,
+    /// What was waited for did not come.
+    #[error("it was not done within {within:?} of the cell's clock")]
+    NotDone {
+        /// How long time was let pass.
+        within: Duration,
+    },
     /// The client has no session that could expire.
     #[error("the client has no session at present")]
     NoSession,
@@ -240,6 +246,24 @@ impl TestCell {
         }
     }
 
+    /// Lets time pass until `work` is done: for what a client does while it looks for the leader.
+    ///
+    /// # Errors
+    /// [`KitError::NotDone`] after ten minutes of the clock.
+    pub async fn until<T>(&self, work: impl Future<Output = T>) -> Result<T, KitError> {
+        const PATIENCE: Duration = Duration::from_secs(600);
+        let until = self.clock.now().after(PATIENCE);
+        let mut work = std::pin::pin!(work);
+        while self.clock.now() < until {
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                () = self.advance(STEP) => {}
+            }
+        }
+        Err(KitError::NotDone { within: PATIENCE })
+    }
+
     /// Takes a lock from whoever holds it, as an operator does: the holder is told at once, and
     /// the lock moves when the holder lets go, or when its lease must have ended.
     ///
@@ -256,8 +280,8 @@ impl TestCell {
     }
 
     /// Keeps this client's renewals from the cell, and lets time pass until the cell has ended its
-    /// session and given what it held to others. The client sees its lease run out before that. A
-    /// second later, in which it connects again, its renewals come through as before.
+    /// session and given what it held to others. The client sees its lease run out before that, and
+    /// is then looking for a node that answers it: see [`TestCell::until`].
     ///
     /// # Errors
     /// [`KitError::NoSession`] if it has none, [`KitError::Query`] if the cell cannot be asked.
@@ -274,7 +298,6 @@ impl TestCell {
             self.advance(STEP).await;
         }
         self.world().unmute(session);
-        self.advance(RECONNECT).await;
         Ok(())
     }
 
@@ -335,9 +358,6 @@ impl TestCell {
 
 /// How much time passes between two looks at the cell.
 const STEP: Duration = Duration::from_millis(50);
-
-/// How long a client takes at most to connect again.
-const RECONNECT: Duration = Duration::from_secs(1);
 
 impl Drop for TestCell {
     fn drop(&mut self) {
