@@ -125,13 +125,25 @@ fn a_voter_that_gets_no_answer_waits_for_the_next_offer() {
 
 #[test]
 fn who_offered_help_while_another_was_asked_is_the_next() {
+    for (first, then) in [(2, 3), (3, 2)] {
+        let (mut core, mut learning) = learner();
+        learning.offered(&mut core, NodeId(first));
+        learning.offered(&mut core, NodeId(then));
+        sent(&mut core);
+        later(&mut core, timing().leader_timeout_micros);
+        learning.tick(&mut core);
+        assert_eq!(asked(&mut core)[0].0, then);
+    }
+}
+
+#[test]
+fn a_question_that_is_open_is_not_asked_again_before_its_time_is_over() {
     let (mut core, mut learning) = learner();
-    learning.offered(&mut core, NodeId(2));
-    learning.offered(&mut core, NodeId(3));
-    sent(&mut core);
-    later(&mut core, timing().leader_timeout_micros);
     learning.tick(&mut core);
-    assert_eq!(asked(&mut core)[0].0, 3);
+    assert_eq!(asked(&mut core).len(), 1);
+    later(&mut core, timing().heartbeat_micros);
+    learning.tick(&mut core);
+    assert_eq!(asked(&mut core), []);
 }
 
 #[test]
@@ -340,6 +352,8 @@ fn while_a_snapshot_comes_nothing_else_is_asked_for() {
     assert!(takes(&mut core, &mut learning, 2, 4));
     learning.offered(&mut core, NodeId(3));
     learning.go_on(&mut core);
+    later(&mut core, timing().heartbeat_micros);
+    learning.note_damaged(&mut core, Slot(2));
     learning.tick(&mut core);
     assert_eq!(asked(&mut core), []);
     assert!(learning.on_ready(&snapshot(4, 1)));
