@@ -106,6 +106,24 @@ fn who_cannot_give_what_it_knows_is_not_asked_when_it_offers_again() {
 }
 
 #[test]
+fn only_who_does_not_give_what_it_knows_is_passed_over_when_it_offers_again() {
+    let (mut core, mut learning) = voter();
+    learning.offered(&mut core, NodeId(2));
+    // It knows no more.
+    learning.on_learned(&mut core, NodeId(2), answer(Vec::new(), 3));
+    sent(&mut core);
+    learning.offered(&mut core, NodeId(2));
+    assert_eq!(asked(&mut core)[0].0, 2);
+    // It gives some of what it knows, and then nothing is heard of it for a while.
+    learning.on_learned(&mut core, NodeId(2), answer(commands(4..=5, 1), 9));
+    assert_eq!(asked(&mut core)[0].0, 2);
+    later(&mut core, timing().leader_timeout_micros);
+    learning.tick(&mut core);
+    learning.offered(&mut core, NodeId(2));
+    assert_eq!(asked(&mut core)[0].0, 2);
+}
+
+#[test]
 fn a_voter_that_gets_no_answer_waits_for_the_next_offer() {
     let (mut core, mut learning) = voter();
     assert_eq!(learning.next_timer(&core), None);

@@ -10,7 +10,7 @@ use crate::interface::Timing;
 use crate::membership::Membership;
 use crate::message::{Accept, Accepted, Behind, Learned, Offer, Promise, Standing};
 use crate::testing::{
-    OWN, ballot, ballot_of, command, commands, membership, recovered, snapshot, stop, timing,
+    OWN, ballot, ballot_of, commands, membership, recovered, snapshot, stop, timing,
 };
 use crate::types::{Entry, EntryKind, Epoch};
 
