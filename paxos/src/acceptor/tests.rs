@@ -112,6 +112,17 @@ fn a_part_that_does_not_continue_what_came_is_told_as_a_gap() {
 }
 
 #[test]
+fn a_part_of_one_ballots_log_is_not_continued_by_another_ballots() {
+    let mut acceptor = fresh();
+    acceptor.promise(ballot(2));
+    let first = acceptor.on_sync(sync(2, commands(1..=2, 2), 5, 0));
+    assert_eq!(unsynced(&first), (Slot(2), false));
+    acceptor.promise(ballot(3));
+    let rest = acceptor.on_sync(sync(3, commands(3..=5, 3), 5, 0));
+    assert_eq!(unsynced(&rest), (Slot::NONE, true));
+}
+
+#[test]
 fn an_accept_for_a_log_of_an_older_ballot_appends_nothing() {
     let mut acceptor = with_log(commands(1..=3, 1), 1);
     acceptor.promise(ballot(2));
