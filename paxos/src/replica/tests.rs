@@ -392,6 +392,24 @@ fn only_followers_without_a_vote_are_learners() {
 }
 
 #[test]
+fn who_is_no_member_of_a_cell_that_it_knows_only_learns() {
+    let others = Membership::first((2..=4).map(NodeId)).expect("three nodes");
+    let mut replica = replica(Recovered::fresh(others));
+    let mut questions = 0;
+    for _ in 0..5 {
+        let later = replica.core.now.plus_micros(timing().leader_timeout_micros);
+        replica.handle(later, Input::Tick);
+        while let Some(output) = replica.poll_output() {
+            if let Output::Send { message, .. } = output {
+                assert!(matches!(message.body, Body::Learn(_)), "{message:?}");
+                questions += 1;
+            }
+        }
+    }
+    assert!(questions > 0);
+}
+
+#[test]
 fn a_timer_is_due_when_a_role_or_the_learning_has_something_to_do() {
     let mut follower = replica(recovered(Vec::new(), 1));
     gets(&mut follower, heartbeat(1));
