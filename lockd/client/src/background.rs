@@ -18,7 +18,9 @@ use crate::task::Task;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Background {
     /// On a thread of the client's own. The default: sessions are renewed whatever the program
-    /// does with its runtime.
+    /// does with its runtime, which is worth more than what it costs: 1.2 to 1.4 times the
+    /// client's CPU time per lock with a runtime of two workers, 1.8 to 2.8 times with one (2 to
+    /// 76 us), and 6 to 28 % of the median time. All sessions over one connection share the thread.
     #[default]
     OwnThread,
     /// On the runtime in which [`connect`](crate::ClientBuilder::connect) was called: cheaper, by

@@ -88,7 +88,8 @@ impl Write for Bounded {
             self.0.push_str(text);
             return Ok(());
         }
-        self.0.push_str(&text[..text.floor_char_boundary(room)]);
+        let boundary = (0..=room).rev().find(|at| text.is_char_boundary(*at));
+        self.0.push_str(&text[..boundary.unwrap_or(0)]);
         Err(fmt::Error)
     }
 }
