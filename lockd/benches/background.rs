@@ -1,7 +1,8 @@
 //! What it costs to renew a client's sessions on a thread of its own, beside the caller's runtime.
 //!
-//! Both take turns in one run, against one cell in another process: a pair of an acquisition and its
-//! release after the other, and sixty-four tasks at a time. CPU time is this process's, per pair.
+//! Both take turns in one run, against one cell in another process: a pair of an acquisition and
+//! its release after the other, and sixty-four tasks at a time. CPU time is this process's, per
+//! pair.
 //!
 //! `cargo bench -p lockd --bench background`
 

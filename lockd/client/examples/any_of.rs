@@ -1,4 +1,4 @@
-//! One lock of several, whichever is free first; and segments, for those to whom it is all the same.
+//! One lock of several, whichever is free first; and segments, where it does not matter which.
 
 use std::error::Error;
 use std::path::PathBuf;

@@ -71,7 +71,8 @@ impl Lease {
                 _ => "ignore",
             };
             return Err(Failure::usage(format!(
-                "--grace and --on-lost {on_lost} do not go together: there is no SIGTERM to wait after"
+                "--grace and --on-lost {on_lost} do not go together: there is no SIGTERM \
+                 before SIGKILL"
             )));
         }
         let most = lease / 2 - kill;

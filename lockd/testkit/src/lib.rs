@@ -58,9 +58,9 @@
 //! Everything that a client waits for by its clock (leases, `Wait::For`, timeouts, retries) waits
 //! until [`TestCell::advance`] has come there. A program's own `tokio::time` is not part of it; see
 //! `tokio::time::pause` for that. While no node leads, or a client has lost its connection, what it
-//! asks for waits for time to pass: use [`TestCell::until`]. [`LockGuard::remaining`](lockd_client::LockGuard::remaining)
-//! and [`state`](lockd_client::LockGuard::state) go by the test's clock,
-//! [`lockd_client::now`] does not.
+//! asks for waits for time to pass: use [`TestCell::until`]. A guard's
+//! [`remaining`](lockd_client::LockGuard::remaining) and
+//! [`state`](lockd_client::LockGuard::state) go by the test's clock, [`lockd_client::now`] does not.
 //!
 //! # Layout
 //!
