@@ -55,6 +55,10 @@
 //! lost after all, its guards are lost, and the next acquisition opens another. Many sessions
 //! can share a connection: see [`Client::session`].
 //!
+//! They are renewed by a thread of the client's own, so that a program which blocks its runtime
+//! keeps its locks; [`Background`] has the other way. Programs that are not async use
+//! [`blocking`].
+//!
 //! # Errors
 //!
 //! Every error has a `kind()`: [`ErrorKind::Definite`], [`ErrorKind::Retry`] or
@@ -63,8 +67,9 @@
 //! # Layout
 //!
 //! [`core`] is the protocol without I/O; the rest is the shell around it: `dialer` and `link`
-//! speak QUIC, `task` runs in the background and owns the `sessions`, `lease` is what guards read
-//! without waiting for anybody.
+//! speak QUIC, `task` runs in the background (`background` says where) and owns the `sessions`,
+//! `lease` is what guards read without waiting for anybody. `check` looks at what is asked for,
+//! `trace` has the spans. What goes by time goes by the client's `clock`.
 
 mod alarm;
 mod background;

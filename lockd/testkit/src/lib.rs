@@ -60,7 +60,8 @@
 //! `tokio::time::pause` for that. While no node leads, or a client has lost its connection, what it
 //! asks for waits for time to pass: use [`TestCell::until`]. A guard's
 //! [`remaining`](lockd_client::LockGuard::remaining) and
-//! [`state`](lockd_client::LockGuard::state) go by the test's clock, [`lockd_client::now`] does not.
+//! [`state`](lockd_client::LockGuard::state) go by the test's clock, but not
+//! [`lockd_client::now`].
 //!
 //! # Layout
 //!
