@@ -174,7 +174,8 @@ impl ClientBuilder {
         if let Some(cell) = cell {
             span.record("cell", field::display(cell));
         }
-        let result = self.begin().instrument(span.clone()).await;
+        // A handshake is much to carry around for whoever connects once.
+        let result = Box::pin(self.begin()).instrument(span.clone()).await;
         trace::outcome(&span, &result, "connected");
         result
     }
@@ -198,7 +199,7 @@ impl ClientBuilder {
             let task = Task::new(receiver, clock, dialer, endpoints, within);
             Ok((task, first))
         };
-        let runtime = self.place.start(opening).await?;
+        let runtime = self.place.start(Box::pin(opening)).await?;
         let shared = Shared::new(commands, self.request_timeout, within, clock, runtime);
         new_session(Arc::new(shared), settings, self.open_session).await
     }

@@ -52,6 +52,14 @@ impl std::fmt::Display for LostReason {
 
 impl std::error::Error for LostReason {}
 
+impl LostReason {
+    /// What the caller may conclude: the guard is lost for good. The lock can be acquired again.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Definite
+    }
+}
+
 /// Why a method of [`blocking`](crate::blocking) did not wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

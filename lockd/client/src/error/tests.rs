@@ -8,7 +8,7 @@ use super::*;
 /// What the guide says of a variant: its row, and the column of its kind.
 fn is_in_the_guide(error: &str, variant: &str, kind: ErrorKind) -> bool {
     let guide = include_str!("../../../../docs/client.md");
-    let begins = format!("| `{error}` |");
+    let begins = format!("| `{error}`");
     let row = guide.lines().find(|line| line.starts_with(&begins));
     let cells: Vec<&str> = row.map_or_else(Vec::new, |row| row.split('|').collect());
     let column = match kind {
@@ -91,6 +91,16 @@ fn the_guide_has_the_kind_of_every_error_of_a_connection() {
     ];
     all.iter()
         .for_each(|error| check("ConnectError", error, error.kind()));
+    let lost = [
+        LostReason::LeaseRanOut,
+        LostReason::SessionEnded(EndReason::Expired),
+        LostReason::Broken {
+            reason: String::new(),
+        },
+        LostReason::Closed,
+    ];
+    lost.iter()
+        .for_each(|error| check("LostReason", error, error.kind()));
     for error in [CannotBlock::InsideRuntime, CannotBlock::WithoutRuntime] {
         check("CannotBlock", &error, error.kind());
     }
