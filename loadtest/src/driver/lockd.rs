@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use lockd_client::{AcquireError, Client, ConnectError, LockGuard, ReleaseOutcome, Wait};
+use lockd_client::{
+    AcquireError, Background, Client, ConnectError, LockGuard, ReleaseOutcome, Wait,
+};
 
 use super::{Driver, Guard, Released, Trouble};
 
@@ -70,6 +72,8 @@ async fn connect(config: &Path, ttl: Duration) -> Result<Client, ConnectError> {
         .config_file(config)?
         .ttl(ttl)
         .request_timeout(REQUEST_TIMEOUT)
+        // Nothing here blocks the runtime, and threads beside it would be part of the figures.
+        .background(Background::CallersRuntime)
         .label("loadtest")
         .connect()
         .await

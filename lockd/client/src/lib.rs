@@ -55,6 +55,10 @@
 //! lost after all, its guards are lost, and the next acquisition opens another. Many sessions
 //! can share a connection: see [`Client::session`].
 //!
+//! They are renewed by a thread of the client's own, so that a program which blocks its runtime
+//! keeps its locks; [`Background`] has the other way. Programs that are not async use
+//! [`blocking`].
+//!
 //! # Errors
 //!
 //! Every error has a `kind()`: [`ErrorKind::Definite`], [`ErrorKind::Retry`] or
@@ -63,10 +67,15 @@
 //! # Layout
 //!
 //! [`core`] is the protocol without I/O; the rest is the shell around it: `dialer` and `link`
-//! speak QUIC, `task` runs in the background and owns the `sessions`, `lease` is what guards read
-//! without waiting for anybody.
+//! speak QUIC, `task` runs in the background (`background` says where) and owns the `sessions`,
+//! `lease` is what guards read without waiting for anybody. `check` looks at what is asked for,
+//! `trace` has the spans. What goes by time goes by the client's `clock`.
 
+mod alarm;
+mod background;
+pub mod blocking;
 mod builder;
+mod check;
 mod client;
 mod clock;
 mod config;
@@ -85,15 +94,19 @@ mod query;
 mod sessions;
 mod slot;
 mod task;
+#[cfg(feature = "test-kit")]
+pub mod test_kit;
+mod trace;
 
+pub use background::Background;
 pub use builder::ClientBuilder;
 pub use client::{Client, SessionBuilder};
 pub use clock::now;
 pub use config::{ClientConfig, ConfigError};
 pub use core::Time;
 pub use error::{
-    AcquireError, BreakError, ConnectError, DowngradeError, DowngradeProblem, ErrorKind,
-    LostReason, QueryError, ReconfigureError, ReleaseError, ReleaseOutcome,
+    AcquireError, BreakError, CannotBlock, ConnectError, DowngradeError, DowngradeProblem,
+    ErrorKind, LostReason, QueryError, ReconfigureError, ReleaseError, ReleaseOutcome,
 };
 pub use guard::{GuardState, LockGuard};
 pub use kinds::{RwLock, Segments, Semaphore};
