@@ -70,7 +70,7 @@ async fn connect(config: &Path, ttl: Duration) -> Result<Client, ConnectError> {
         .config_file(config)?
         .ttl(ttl)
         .request_timeout(REQUEST_TIMEOUT)
-        .label("loadtest")
+        .description("loadtest")
         .connect()
         .await
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use lockd_client::core::{
     EndpointCore, Input, RequestId, SessionCore, SessionOptions, Silence, Time,
 };
-use lockd_protocol::client::{ClientFrame, NodeFrame, Query};
+use lockd_protocol::client::{About, ClientFrame, NodeFrame, Query};
 use lockd_protocol::frame::Decoder;
+use lockd_protocol::roles::Role;
 use lockd_protocol::{Millis, Nonce, Sequence, SessionId, Token};
 
 use super::clock::Clock;
@@ -182,6 +183,11 @@ impl Client {
     }
 }
 
+/// The certificate of a client: an operator's, so that it may break locks.
+pub(super) fn role(client: usize) -> Role {
+    Role::Operator(format!("client-{client}"))
+}
+
 fn endpoints(nodes: impl Iterator<Item = usize>, seed: u64) -> EndpointCore {
     EndpointCore::new(nodes.map(address).collect(), seed)
 }
@@ -192,7 +198,7 @@ pub(super) fn new_core(client: usize, session: u64, plan: &Plan, seed: u64) -> S
         nonce: Nonce(nonce),
         ttl: Millis(plan.ttl_ms),
         keepalive: Duration::from_millis(plan.ttl_ms / 3),
-        label: format!("client {client}"),
+        about: About::described(format!("client {client}")),
         seed: seed ^ session,
     })
 }
@@ -446,7 +452,7 @@ impl World {
                 return Ok(());
             }
             NodeFrame::Bye { .. } => return self.lose_link(client),
-            NodeFrame::Answer { id, answer } => return self.answered(client, id, answer),
+            NodeFrame::Answer { id, answer, .. } => return self.answered(client, id, answer),
             NodeFrame::Opened { nonce, result } => {
                 if nonce != self.clients[client].core.nonce() {
                     return Ok(());

@@ -4,6 +4,7 @@
 //! by command, and what comes of it is checked. What other nodes make of it is compared.
 
 use lockd::state::command::{Command, decode};
+use lockd::state::listing::Unobserved;
 use lockd::state::{Effect, State};
 use lockd_protocol::client::{Acquire, EndReason, LockDetail, Operation};
 use lockd_protocol::limits::PAGE_ITEMS_MAX;
@@ -106,7 +107,10 @@ impl Judge {
 
     /// Token of the newest grant of a lock.
     fn newest(&self, lock: &LockName) -> Option<Token> {
-        self.state.describe_lock(lock, 0, 0, 1)?.summary.token
+        self.state
+            .describe_lock(lock, (0, 0), 1, &Unobserved)?
+            .summary
+            .token
     }
 
     /// Applies a command, and has everybody look at what came of it.
@@ -274,5 +278,5 @@ fn held_tokens(state: &State, locks: &[LockName]) -> Vec<Token> {
 
 /// A lock with all who hold it; there are never many in a simulation.
 pub(super) fn all_of(state: &State, lock: &LockName) -> Option<LockDetail> {
-    state.describe_lock(lock, 0, 0, PAGE_ITEMS_MAX)
+    state.describe_lock(lock, (0, 0), PAGE_ITEMS_MAX, &Unobserved)
 }

@@ -44,6 +44,9 @@ impl std::fmt::Display for LostReason {
             LostReason::SessionEnded(EndReason::Closed) | LostReason::Closed => {
                 f.write_str("the session was closed")
             }
+            LostReason::SessionEnded(EndReason::OtherIdentity) => {
+                f.write_str("the session belongs to another identity")
+            }
             LostReason::SessionEnded(_) => f.write_str("the cell does not know the session"),
             LostReason::Broken { reason } => write!(f, "broken by an operator: {reason}"),
         }
@@ -141,8 +144,8 @@ impl ConnectError {
         match self {
             ConnectError::Unreachable { .. }
             | ConnectError::NoLeader { .. }
-            | ConnectError::Socket(_)
-            | ConnectError::Refused(Refusal::Busy) => ErrorKind::Retry,
+            | ConnectError::Socket(_) => ErrorKind::Retry,
+            ConnectError::Refused(refusal) if refusal.is_momentary() => ErrorKind::Retry,
             _ => ErrorKind::Definite,
         }
     }
@@ -200,8 +203,8 @@ impl AcquireError {
         match self {
             AcquireError::Over
             | AcquireError::SessionLost(_)
-            | AcquireError::Unavailable { .. }
-            | AcquireError::Refused(Refusal::Busy) => ErrorKind::Retry,
+            | AcquireError::Unavailable { .. } => ErrorKind::Retry,
+            AcquireError::Refused(refusal) if refusal.is_momentary() => ErrorKind::Retry,
             _ => ErrorKind::Definite,
         }
     }
@@ -305,7 +308,8 @@ impl QueryError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            QueryError::Unavailable { .. } | QueryError::Refused(Refusal::Busy) => ErrorKind::Retry,
+            QueryError::Unavailable { .. } => ErrorKind::Retry,
+            QueryError::Refused(refusal) if refusal.is_momentary() => ErrorKind::Retry,
             _ => ErrorKind::Definite,
         }
     }
@@ -356,7 +360,7 @@ impl BreakError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             BreakError::Name(_) | BreakError::NothingToBreak => ErrorKind::Definite,
-            BreakError::Refused(Refusal::Busy) => ErrorKind::Retry,
+            BreakError::Refused(refusal) if refusal.is_momentary() => ErrorKind::Retry,
             BreakError::Refused(_) => ErrorKind::Definite,
             _ => ErrorKind::Unknown,
         }

@@ -14,14 +14,14 @@ use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::Notify;
 use tokio::task::{JoinSet, spawn_local};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::acquaintance::Refusal;
 use super::core::clients::ConnectionId;
 use super::peers::is_of_tls;
 use super::shell::Shell;
 use super::{clock, tls, transport};
-use crate::limits::{CLIENT_CONNECTIONS_MAX, HANDSHAKE_TIMEOUT};
+use crate::limits::{CLIENT_CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, PRESSED_PAUSE};
 
 /// Accepts connections for as long as the endpoint lives.
 pub(super) async fn accept_connections(shell: Rc<Shell>, endpoint: Endpoint) {
@@ -53,6 +53,15 @@ async fn serve_connection(shell: Rc<Shell>, incoming: Incoming) {
         Some(role @ (Role::Client(_) | Role::Operator(_))) if speaks(CLIENT_ALPN) => {
             if shell.core().client_count() >= CLIENT_CONNECTIONS_MAX {
                 return connection.close(transport::CLOSE_TOO_MANY, b"too many connections");
+            }
+            let most = shell.core().has_all_connections(&role);
+            if let Some(most) = most {
+                let reason = format!(
+                    "identity {:?} has {most} connections to this node, the most it may have: \
+                     close some, or raise `connections_per_identity` in [quota] of the nodes",
+                    role.identity()
+                );
+                return connection.close(transport::CLOSE_TOO_MANY, reason.as_bytes());
             }
             serve_client(&shell, &connection, role).await;
         }
@@ -178,7 +187,7 @@ async fn serve_client(shell: &Rc<Shell>, connection: &Connection, role: Role) {
     let Ok(Ok((send, receive))) = timeout(HANDSHAKE_TIMEOUT, connection.accept_bi()).await else {
         return connection.close(transport::CLOSE_BAD_BYTES, b"no stream was opened");
     };
-    let (id, notify) = shell.join(role);
+    let (id, notify) = shell.join(&role, connection.remote_address());
     spawn_local(write_frames(
         shell.clone(),
         connection.clone(),
@@ -217,6 +226,11 @@ async fn read_frames(
             }
         }
         shell.wake();
+        if shell.core().take_pressed(id) {
+            sleep(PRESSED_PAUSE).await;
+        }
+        // What has been read already of one connection must not keep the others waiting.
+        tokio::task::yield_now().await;
     }
 }
 

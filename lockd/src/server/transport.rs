@@ -60,10 +60,14 @@ fn base_transport() -> TransportConfig {
     transport
 }
 
+/// Bytes that QUIC keeps of one connection until the other side has acknowledged them.
+const SEND_WINDOW: u64 = 1 << 20;
+
 /// Settings of connections that others dial.
 fn server_transport() -> TransportConfig {
     let mut transport = base_transport();
     transport.max_concurrent_bidi_streams(VarInt::from_u32(1));
+    transport.send_window(SEND_WINDOW);
     transport.max_concurrent_uni_streams(PEER_STREAMS);
     transport
 }

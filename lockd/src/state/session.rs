@@ -1,8 +1,9 @@
 //! A session: its acquisitions, and the window of answers that makes its requests exactly-once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use lockd_protocol::client::Outcome;
+use lockd_protocol::client::{About, Outcome};
 use lockd_protocol::limits::SESSION_WINDOW;
 use lockd_protocol::planted::{self, Planted};
 use lockd_protocol::{LockName, Millis, Nonce, Sequence, Token};
@@ -15,7 +16,8 @@ use lockd_protocol::{LockName, Millis, Nonce, Sequence, Token};
 pub(super) struct Session {
     nonce: Nonce,
     ttl: Millis,
-    label: String,
+    identity: Arc<str>,
+    about: About,
     floor: Sequence,
     answers: BTreeMap<Sequence, Outcome>,
     acquisitions: BTreeMap<Sequence, Acquisition>,
@@ -82,11 +84,12 @@ pub(super) enum Replay {
 }
 
 impl Session {
-    pub(super) fn new(nonce: Nonce, ttl: Millis, label: String) -> Session {
+    pub(super) fn new(nonce: Nonce, ttl: Millis, identity: Arc<str>, about: About) -> Session {
         Session {
             nonce,
             ttl,
-            label,
+            identity,
+            about,
             floor: Sequence(0),
             answers: BTreeMap::new(),
             acquisitions: BTreeMap::new(),
@@ -103,8 +106,14 @@ impl Session {
         self.ttl
     }
 
-    pub(super) fn label(&self) -> &str {
-        &self.label
+    /// Whom it belongs to.
+    pub(super) fn identity(&self) -> &Arc<str> {
+        &self.identity
+    }
+
+    /// What it says of itself.
+    pub(super) fn about(&self) -> &About {
+        &self.about
     }
 
     /// The client has the answers up to this one.

@@ -9,6 +9,8 @@
 //! * [`clients`]: connections, routes and outboxes.
 //! * [`frames`]: what clients ask.
 //! * [`leading`]: what only a leader does.
+//! * [`quota`]: what one client may take at most.
+//! * [`ages`]: for how long locks have been held and waited for.
 //! * [`answers`]: renewals and questions that wait for a confirmation.
 //! * [`leases`]: session timers and renewals.
 //! * [`timers`]: ends of waits and breaks.
@@ -18,6 +20,7 @@
 //! * [`scrubbing`]: when the store is read again, and how fast.
 //! * [`replay`]: a state that follows the log.
 
+mod ages;
 mod answers;
 pub mod clients;
 pub mod compaction;
@@ -28,6 +31,7 @@ pub mod members;
 #[cfg(feature = "model")]
 mod model;
 mod proposals;
+pub mod quota;
 pub mod replay;
 pub mod scrubbing;
 #[cfg(test)]
@@ -39,6 +43,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lockd_protocol::planted::{self, Planted};
+use lockd_protocol::roles::Role;
 use lockd_protocol::ticket::Signer;
 use lockd_protocol::{CellId, NodeId};
 use paxos::{
@@ -52,6 +57,7 @@ use compaction::{Compact, CompactFailure, Compaction, CompactionBounds};
 use leading::Leading;
 use members::Members;
 use proposals::Proposals;
+use quota::Quotas;
 use replay::{Replay, apply_entry};
 
 /// What a node is told about itself and its cell.
@@ -65,6 +71,8 @@ pub struct Settings {
     pub signer: Signer,
     /// When to make a snapshot.
     pub compaction: CompactionBounds,
+    /// What one client may take at most.
+    pub quotas: Quotas,
 }
 
 /// What follows from a turn, for the driver to carry out.
@@ -239,14 +247,33 @@ impl Core {
         }
     }
 
+    /// A client connected from `address` and showed a certificate of this role.
+    pub fn joined(&mut self, role: &Role, address: String) -> ConnectionId {
+        self.clients.join(role, address)
+    }
+
     /// A client connected and showed a client's certificate.
     pub fn client_joined(&mut self, name: String) -> ConnectionId {
-        self.clients.join(name, false)
+        self.joined(&Role::Client(name), String::new())
     }
 
     /// A client connected and showed an operator's certificate.
     pub fn operator_joined(&mut self, name: String) -> ConnectionId {
-        self.clients.join(name, true)
+        self.joined(&Role::Operator(name), String::new())
+    }
+
+    /// Whether another connection of this role would be one too many; if so, how many there may
+    /// be.
+    #[must_use]
+    pub fn has_all_connections(&self, role: &Role) -> Option<u64> {
+        let most = self.settings.quotas.connections_per_identity;
+        (self.clients.connections_of(&role.identity()) >= most).then_some(most)
+    }
+
+    /// Whether anything that a connection asked since the last call was refused because there is
+    /// too much of it: then it should be read more slowly.
+    pub fn take_pressed(&mut self, connection: ConnectionId) -> bool {
+        self.clients.take_pressed(connection)
     }
 
     /// A client's connection is gone.
@@ -366,12 +393,15 @@ impl Core {
         }
         self.judge_by_the_clock(now);
         let mut work = Work::default();
+        self.answer_questions(now);
         loop {
             self.propose(now);
             if !self.drain_replica(now, &mut work) {
                 break;
             }
+            self.answer_questions(now);
         }
+        self.note_ages(now);
         let at = (self.applied, self.origin);
         work.compact = self
             .compaction
@@ -391,6 +421,9 @@ impl Core {
         if let Some(leading) = self.leading.as_ref().filter(|leading| leading.established) {
             let own = [leading.leases.next_deadline(), leading.timers.next()];
             next = own.into_iter().flatten().fold(next, Time::min);
+            if leading.has_questions() {
+                next = next.min(self.due);
+            }
         }
         next
     }

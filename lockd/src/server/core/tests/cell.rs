@@ -49,6 +49,7 @@ impl Cell {
                 node: NodeId(id.0),
                 signer: Signer::from_seed(CELL, &[1; 32]).expect("a seed"),
                 compaction: CompactionBounds::default(),
+                quotas: self::quota::Quotas::default(),
             };
             (
                 NodeId(id.0),
@@ -144,7 +145,7 @@ impl Cell {
 
     pub(super) fn connect(&mut self, node: NodeId) -> Client {
         let core = self.cores.get_mut(&node).expect("a member");
-        let connection = core.client_joined("test".to_owned());
+        let connection = core.operator_joined("test".to_owned());
         let client = Client {
             node,
             connection,
@@ -187,7 +188,7 @@ impl Cell {
         let open = ClientFrame::Open {
             nonce: Nonce(nonce),
             ttl: TTL,
-            label: "test".to_owned(),
+            about: About::described("test"),
         };
         let frames = self.ask(&mut client, open);
         let session = frames.iter().find_map(|frame| match frame {
