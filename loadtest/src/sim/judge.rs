@@ -13,8 +13,8 @@ use paxos::{Entry, EntryKind};
 
 use super::coverage::Coverage;
 use super::invariants::{
-    Verdict, Violation, belief, expiry, fence, fifo, limits, once, one_holder, reads, release,
-    same_state, sessions, tokens, valid_holder,
+    Verdict, Violation, belief, expiry, fence, fifo, identity, limits, once, one_holder, reads,
+    release, same_state, sessions, tokens, valid_holder,
 };
 use super::ledger::{Happening, Ledger};
 
@@ -37,6 +37,7 @@ pub(super) struct Judge {
     once: once::TakesEffectOnce,
     release: release::ReleaseNamesItsToken,
     fifo: fifo::FirstInFirstOut,
+    pub(super) identity: identity::OwnSessionsOnly,
     limits: limits::WithinLimits,
     effects: Vec<Effect>,
 }
@@ -96,6 +97,7 @@ impl Judge {
                 Violation::new(same_state::NAME, detail)
             })?;
             for command in commands {
+                self.identity.on_command(&command)?;
                 self.execute(now, command, news)?;
             }
         }
@@ -254,6 +256,7 @@ impl Judge {
         coverage.checked(once::NAME, self.once.checked);
         coverage.checked(release::NAME, self.release.checked);
         coverage.checked(fifo::NAME, self.fifo.checked);
+        coverage.checked(identity::NAME, self.identity.checked);
         coverage.checked(reads::NAME, self.reads.checked);
         coverage.checked(fence::NAME, self.fence.checked);
         coverage.checked(valid_holder::NAME, self.valid_holder.checked);

@@ -13,7 +13,7 @@ use super::ledger::Grant;
 use super::world::World;
 
 /// A question to the cell.
-fn question(id: u64, query: Query) -> ClientFrame {
+fn asking(id: u64, query: Query) -> ClientFrame {
     let stale = false;
     ClientFrame::Query { id, query, stale }
 }
@@ -259,7 +259,7 @@ impl World {
             .retain(|_, question| question.at + QUESTION_TIMEOUT > now);
         it.questions.insert(id, question);
         if ready {
-            self.send(client, question(id, query));
+            self.send(client, asking(id, query));
         }
     }
 
@@ -268,7 +268,7 @@ impl World {
         let questions = self.clients[client].questions.iter();
         let all: Vec<(u64, Query)> = questions.map(|(id, q)| (*id, q.query.clone())).collect();
         for (id, query) in all {
-            self.send(client, question(id, query));
+            self.send(client, asking(id, query));
         }
     }
 

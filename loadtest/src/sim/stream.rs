@@ -73,6 +73,7 @@ impl World {
         let mut decoder = Decoder::default();
         decoder.feed(&outgoing.bytes);
         while let Ok(Some(frame)) = decoder.next() {
+            self.judge.identity.on_told(&frame)?;
             if let NodeFrame::KeptAlive { session, number } = frame {
                 self.judge.expiry.on_acknowledged(session, number)?;
             }

@@ -1,6 +1,9 @@
 //! Three cores in memory under a virtual clock: elections, renewals, expiry, redirects, breaks.
 
 mod cell;
+mod fairness;
+mod identity;
+mod listings;
 
 use super::*;
 use cell::{Cell, Client};
