@@ -36,14 +36,23 @@ pub const DEADLOCK_STEPS_MAX: usize = 10_000;
 pub const PENDING_RENEWALS_MAX: usize = 1 << 20;
 
 /// Renewals of one connection that may wait for their confirmation: so many, and so many more for
-/// each of its sessions. More are dropped.
+/// each of its sessions. More are dropped; clients repeat them.
 pub const RENEWALS_PER_CONNECTION_MAX: usize = 1024;
-/// See [`RENEWALS_PER_CONNECTION_MAX`].
+/// Renewals of one session that may wait for their confirmation.
 pub const RENEWALS_PER_SESSION_MAX: usize = 4;
 
 /// How long a connection is not read from after something that it asked was refused because there
 /// is too much of it: whoever floods costs little.
 pub const PRESSED_PAUSE: Duration = Duration::from_millis(20);
+
+/// So much longer for each so many things that were refused at once.
+pub const PRESSED_PART: u32 = 64;
+
+/// Longest such pause: what renews sessions is behind the rest on the same connection.
+pub const PRESSED_PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// Frames of one connection after which others are read from.
+pub const FRAMES_PER_TURN_MAX: u32 = 256;
 
 /// Bytes that may wait to be written to one client. A client that does not read is cut off.
 pub const CLIENT_OUTBOX_BYTES_MAX: usize = 8 << 20;

@@ -21,7 +21,7 @@ use super::core::clients::ConnectionId;
 use super::peers::is_of_tls;
 use super::shell::Shell;
 use super::{clock, tls, transport};
-use crate::limits::{CLIENT_CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, PRESSED_PAUSE};
+use crate::limits::{CLIENT_CONNECTIONS_MAX, FRAMES_PER_TURN_MAX, HANDSHAKE_TIMEOUT};
 
 /// Accepts connections for as long as the endpoint lives.
 pub(super) async fn accept_connections(shell: Rc<Shell>, endpoint: Endpoint) {
@@ -210,8 +210,8 @@ async fn read_frames(
     let mut decoder = Decoder::default();
     while let Ok(Some(chunk)) = stream.read_chunk(transport::READ_BYTES, true).await {
         decoder.feed(&chunk.bytes);
-        let now = clock::now();
-        loop {
+        let mut now = clock::now();
+        for number in 1u32.. {
             match decoder.next::<ClientFrame>() {
                 Ok(Some(frame)) => shell.core().client_frame(now, id, frame),
                 Ok(None) => break,
@@ -224,13 +224,19 @@ async fn read_frames(
                     return;
                 }
             }
+            // What has been read already of one connection must not keep the others waiting.
+            if number % FRAMES_PER_TURN_MAX == 0 {
+                shell.wake();
+                tokio::task::yield_now().await;
+                now = clock::now();
+            }
         }
         shell.wake();
-        if shell.core().take_pressed(id) {
-            sleep(PRESSED_PAUSE).await;
+        let pause = shell.core().take_pause(id);
+        match pause.is_zero() {
+            true => tokio::task::yield_now().await,
+            false => sleep(pause).await,
         }
-        // What has been read already of one connection must not keep the others waiting.
-        tokio::task::yield_now().await;
     }
 }
 

@@ -33,6 +33,16 @@ pub(super) enum Asked {
     Request(ClientFrame),
 }
 
+/// A question that a node answers by itself: how it is, or what it has applied.
+#[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone))]
+pub(super) struct OwnQuestion {
+    pub(super) connection: ConnectionId,
+    pub(super) id: u64,
+    pub(super) query: Query,
+    pub(super) stale: bool,
+}
+
 /// What a leader knows beside the state.
 struct LeadersView<'a> {
     core: &'a Core,
@@ -96,6 +106,23 @@ impl Core {
         }
     }
 
+    /// Answers by itself what was asked of this node alone: so much of it in one turn.
+    pub(super) fn answer_own_questions(&mut self, now: Time) {
+        for _ in 0..QUERIES_PER_TURN_MAX {
+            let Some(own) = self.own_questions.pop_front() else {
+                return;
+            };
+            self.clients.query_answered(own.connection);
+            match own.stale {
+                true => self.tell_stale(now, own.connection, own.id, &own.query),
+                false => {
+                    let answer = self.answer(now, &own.query);
+                    self.tell(own.connection, own.id, answer);
+                }
+            }
+        }
+    }
+
     /// The answer of the cell, or of this node about itself.
     pub(super) fn tell(&mut self, connection: ConnectionId, id: u64, answer: Answer) {
         let stale = None;
@@ -104,13 +131,7 @@ impl Core {
     }
 
     /// The answer of this node alone, from what it has applied.
-    pub(super) fn tell_stale(
-        &mut self,
-        now: Time,
-        connection: ConnectionId,
-        id: u64,
-        query: &Query,
-    ) {
+    fn tell_stale(&mut self, now: Time, connection: ConnectionId, id: u64, query: &Query) {
         let answer = self.answer(now, query);
         let (node, applied) = (self.settings.node, self.applied.0);
         let stale = Some(Stale { node, applied });

@@ -59,8 +59,8 @@ struct Connection {
     /// Its renewals and questions that wait for their confirmation.
     renewals: usize,
     queries: usize,
-    /// Something that it asked was refused because there is too much of it.
-    pressed: bool,
+    /// How much of what it asked was refused because there is too much of it.
+    pressed: u32,
 }
 
 /// What the shell is to write to a connection.
@@ -153,7 +153,7 @@ impl Clients {
         };
         let present = self.identities.entry(connection.identity.clone());
         let within = present.or_default().rate.take(now, per_second);
-        connection.pressed |= !within;
+        connection.pressed += u32::from(!within);
         within
     }
 
@@ -165,7 +165,7 @@ impl Clients {
         let own = connection.sessions.len() * RENEWALS_PER_SESSION_MAX;
         let room = connection.renewals < RENEWALS_PER_CONNECTION_MAX + own;
         connection.renewals += usize::from(room);
-        connection.pressed |= !room;
+        connection.pressed += u32::from(!room);
         room
     }
 
@@ -182,7 +182,7 @@ impl Clients {
         };
         let room = connection.queries < PENDING_QUERIES_PER_CONNECTION_MAX;
         connection.queries += usize::from(room);
-        connection.pressed |= !room;
+        connection.pressed += u32::from(!room);
         room
     }
 
@@ -202,14 +202,14 @@ impl Clients {
     /// Something that the connection asked was refused because there is too much of it.
     pub(super) fn press(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get_mut(&id) {
-            connection.pressed = true;
+            connection.pressed = connection.pressed.saturating_add(1);
         }
     }
 
-    /// Whether that has happened since the last call.
-    pub(super) fn take_pressed(&mut self, id: ConnectionId) -> bool {
+    /// How often that has happened since the last call.
+    pub(super) fn take_pressed(&mut self, id: ConnectionId) -> u32 {
         let connection = self.connections.get_mut(&id);
-        connection.is_some_and(|connection| std::mem::take(&mut connection.pressed))
+        connection.map_or(0, |connection| std::mem::take(&mut connection.pressed))
     }
 
     pub(super) fn is_operator(&self, id: ConnectionId) -> bool {
@@ -392,7 +392,10 @@ mod tests {
         assert_eq!(clients.connections_of("test"), 2);
         assert!(clients.count_request(Time(1), first, 1));
         assert!(!clients.count_request(Time(1), second, 1), "one identity");
-        assert!(!clients.take_pressed(first) && clients.take_pressed(second));
+        assert_eq!(
+            (clients.take_pressed(first), clients.take_pressed(second)),
+            (0, 1)
+        );
         clients.leave(first);
         clients.leave(second);
         assert_eq!(clients.connections_of("test"), 0);

@@ -10,7 +10,7 @@ use lockd_protocol::{CellId, NodeId, Sequence, SessionId};
 use paxos::{Role, Time};
 
 use super::Core;
-use super::answers::{Asked, Pending};
+use super::answers::{Asked, OwnQuestion, Pending};
 use super::clients::ConnectionId;
 use super::members::Wanted;
 use crate::limits::PENDING_QUERIES_MAX;
@@ -47,13 +47,14 @@ impl Core {
         match frame {
             ClientFrame::Query {
                 id, query, stale, ..
-            } if query == Query::Status || (stale && is_question(&query)) => match stale {
-                true => self.tell_stale(now, connection, id, &query),
-                false => {
-                    let answer = self.answer(now, &query);
-                    self.tell(connection, id, answer);
-                }
-            },
+            } if query == Query::Status || (stale && is_question(&query)) => {
+                self.ask_this_node(OwnQuestion {
+                    connection,
+                    id,
+                    query,
+                    stale,
+                });
+            }
             frame => {
                 if let ClientFrame::KeepAlive { session, number } = frame
                     && planted::has(Planted::FollowerAnswers)
@@ -62,6 +63,8 @@ impl Core {
                     self.clients.send(connection, &kept);
                 }
                 if self.leading.is_none() {
+                    // Whoever goes on asking here has to be read no faster than others.
+                    self.clients.press(connection);
                     return self.redirect(connection);
                 }
                 self.leader_frame(now, connection, frame);
@@ -130,6 +133,7 @@ impl Core {
                 }
                 Some(_) => self.refuse_stranger(connection, session, sequence),
                 None => {
+                    self.clients.press(connection);
                     let asked = Asked::Request(frame);
                     self.confirm_first(now, connection, asked);
                 }
@@ -284,6 +288,7 @@ impl Core {
         session: SessionId,
         sequence: Sequence,
     ) {
+        self.clients.press(connection);
         let asks = self.clients.identity(connection).to_owned();
         let refusal = Refusal::OtherIdentity { session, asks };
         self.refuse_request(connection, session, sequence, refusal);
@@ -294,9 +299,13 @@ impl Core {
             Some(identity) if identity == self.clients.identity(connection) => {
                 self.clients.bind(session, connection);
             }
-            Some(_) => return self.tell_ended(connection, session, EndReason::OtherIdentity),
-            // Answered when this node is known to be as far as the cell.
-            None => {}
+            Some(_) => {
+                self.clients.press(connection);
+                return self.tell_ended(connection, session, EndReason::OtherIdentity);
+            }
+            // Answered when this node is known to be as far as the cell. Nobody has to ask often
+            // for what is no more.
+            None => self.clients.press(connection),
         }
         let Ok(confirm) = self.replica.confirm(now) else {
             return self.cannot_confirm(connection);
@@ -311,6 +320,7 @@ impl Core {
                 .leases
                 .renew(now, connection, session, number, confirm);
             if !taken {
+                self.clients.press(connection);
                 self.clients.renewal_answered(connection);
             }
         }
@@ -352,6 +362,15 @@ impl Core {
             return self.tell(connection, id, answer);
         }
         self.confirm_first(now, connection, Asked::Query { id, query });
+    }
+
+    fn ask_this_node(&mut self, question: OwnQuestion) {
+        let room = self.own_questions.len() < PENDING_QUERIES_MAX;
+        if room && self.clients.count_query(question.connection) {
+            return self.own_questions.push_back(question);
+        }
+        let answer = Answer::Refused(Refusal::Busy);
+        self.tell(question.connection, question.id, answer);
     }
 
     /// Deals with this as soon as it is certain that this node led when it was asked.

@@ -38,8 +38,9 @@ pub mod scrubbing;
 mod tests;
 mod timers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use lockd_protocol::planted::{self, Planted};
@@ -51,7 +52,9 @@ use paxos::{
     SnapshotMeta, Time, WriteBatch,
 };
 
+use crate::limits::{PRESSED_PART, PRESSED_PAUSE, PRESSED_PAUSE_MAX};
 use crate::state::{Effect, State};
+use answers::OwnQuestion;
 use clients::{Clients, ConnectionId, Outgoing};
 use compaction::{Compact, CompactFailure, Compaction, CompactionBounds};
 use leading::Leading;
@@ -204,6 +207,8 @@ pub struct Core {
     log_first: Option<Slot>,
     clients: Clients,
     proposals: Proposals,
+    /// Questions that this node answers by itself, in its turns.
+    own_questions: VecDeque<OwnQuestion>,
     leading: Option<Leading>,
     effects: Vec<Effect>,
     removed: Option<Epoch>,
@@ -240,6 +245,7 @@ impl Core {
             log_first: None,
             clients: Clients::default(),
             proposals: Proposals::default(),
+            own_questions: VecDeque::new(),
             leading: None,
             effects: Vec::new(),
             removed: None,
@@ -270,10 +276,13 @@ impl Core {
         (self.clients.connections_of(&role.identity()) >= most).then_some(most)
     }
 
-    /// Whether anything that a connection asked since the last call was refused because there is
-    /// too much of it: then it should be read more slowly.
-    pub fn take_pressed(&mut self, connection: ConnectionId) -> bool {
-        self.clients.take_pressed(connection)
+    /// For how long a connection should not be read from: the longer, the more of what it asked
+    /// since the last call was refused because there is too much of it.
+    pub fn take_pause(&mut self, connection: ConnectionId) -> Duration {
+        match self.clients.take_pressed(connection) {
+            0 => Duration::ZERO,
+            refused => (PRESSED_PAUSE * (1 + refused / PRESSED_PART)).min(PRESSED_PAUSE_MAX),
+        }
     }
 
     /// A client's connection is gone.
@@ -401,6 +410,7 @@ impl Core {
             }
             self.answer_questions(now);
         }
+        self.answer_own_questions(now);
         self.note_ages(now);
         let at = (self.applied, self.origin);
         work.compact = self
@@ -424,6 +434,9 @@ impl Core {
             if leading.has_questions() {
                 next = next.min(self.due);
             }
+        }
+        if !self.own_questions.is_empty() {
+            next = next.min(self.due);
         }
         next
     }

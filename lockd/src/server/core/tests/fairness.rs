@@ -62,10 +62,10 @@ fn a_flood_in_one_turn_neither_delays_a_renewal_nor_takes_the_room_of_another_cl
     cell.send(&victim, ClientFrame::KeepAlive { session, number: 1 });
     let core = cell.cores.get_mut(&leader).expect("a member");
     assert!(
-        core.take_pressed(abuser.connection),
+        core.take_pause(abuser.connection) > Duration::ZERO,
         "it is to be read more slowly"
     );
-    assert!(!core.take_pressed(victim.connection));
+    assert_eq!(core.take_pause(victim.connection), Duration::ZERO);
     let frames = cell.received(&mut victim);
     assert!(
         granted(&frames).is_some() && kept_alive(&frames, 1),
@@ -84,18 +84,19 @@ fn what_waits_for_a_client_that_does_not_read_is_bounded_and_it_is_cut_off() {
         let name = format!("{}/{n}", "x".repeat(240));
         cell.ask(&mut abuser, try_lock(session, n, &name, Wait::Try));
     }
-    for id in 0..3000 {
-        let query = Query::Locks {
-            prefix: String::new(),
-            after: None,
-            limit: 1000,
-        };
-        let stale = true;
-        cell.send(&abuser, ClientFrame::Query { id, query, stale });
-        let number = id;
-        cell.send(&abuser, ClientFrame::KeepAlive { session, number });
+    for round in 0..4 {
+        for number in 1000 * round..1000 * (round + 1) {
+            let query = Query::Locks {
+                prefix: String::new(),
+                after: None,
+                limit: 1000,
+            };
+            let (id, stale) = (number, true);
+            cell.send(&abuser, ClientFrame::Query { id, query, stale });
+            cell.send(&abuser, ClientFrame::KeepAlive { session, number });
+        }
+        cell.run(20);
     }
-    cell.settle();
     let core = cell.cores.get_mut(&leader).expect("a member");
     let outgoing = core.take_outgoing(abuser.connection, Vec::new());
     let outgoing = outgoing.expect("its connection is still there");
@@ -181,9 +182,7 @@ fn a_rate_over_its_quota_is_refused_for_a_moment_and_renewals_do_not_count() {
     for n in 1..=30 {
         cell.send(&client, try_lock(session, n, &name(n), Wait::Try));
     }
-    for number in 1..=30 {
-        cell.send(&client, ClientFrame::KeepAlive { session, number });
-    }
+    cell.send(&client, ClientFrame::KeepAlive { session, number: 1 });
     let frames = cell.received(&mut client);
     let refused = refusals(&frames);
     assert!((10..30).contains(&refused.len()), "{}", refused.len());
@@ -193,7 +192,7 @@ fn a_rate_over_its_quota_is_refused_for_a_moment_and_renewals_do_not_count() {
         limit: 10,
     };
     assert_eq!(refused[0], &Refusal::Quota { quota });
-    assert!((1..=30).all(|number| kept_alive(&frames, number)));
+    assert!(kept_alive(&frames, 1));
     cell.run(1000);
     let again = cell.ask(&mut client, try_lock(session, 30, &name(30), Wait::Try));
     assert!(granted(&again).is_some(), "{again:?}");
