@@ -23,7 +23,7 @@ pub const PENDING_QUERIES_MAX: usize = 64 * 1024;
 /// The same for one connection, and how many of all are answered in one turn of the loop.
 pub const PENDING_QUERIES_PER_CONNECTION_MAX: usize = 1024;
 /// See [`PENDING_QUERIES_PER_CONNECTION_MAX`].
-pub const QUERIES_PER_TURN_MAX: usize = 64;
+pub const QUERIES_PER_TURN_MAX: usize = 16;
 
 /// Notes that a leader keeps of when tokens and places in queues were given out.
 pub const AGE_NOTES_MAX: usize = 4096;

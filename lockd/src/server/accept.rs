@@ -48,6 +48,7 @@ async fn serve_connection(shell: Rc<Shell>, incoming: Incoming) {
     let speaks = |alpn: &[u8]| protocol.as_deref() == Some(alpn);
     match role_of(&connection) {
         Some(Role::Node(peer)) if speaks(PEER_ALPN) => {
+            connection.set_receive_window(transport::PEER_WINDOW);
             hear_peer(&shell, &connection, peer, true).await;
         }
         Some(role @ (Role::Client(_) | Role::Operator(_))) if speaks(CLIENT_ALPN) => {

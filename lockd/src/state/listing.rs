@@ -276,8 +276,6 @@ fn describe_session(
     session: &Session,
     observed: &impl Observed,
 ) -> (usize, SessionSummary) {
-    let acquisitions = session.acquisitions().values();
-    let holds = acquisitions.filter(|a| a.place().is_none()).count();
     let summary = SessionSummary {
         session: id,
         identity: session.identity().to_string(),
@@ -285,8 +283,8 @@ fn describe_session(
         address: observed.address(id),
         ttl: session.ttl(),
         ttl_left: observed.ttl_left(id),
-        holds: holds as u32,
-        waits: (session.acquisitions().len() - holds) as u32,
+        holds: (session.acquisitions().len() - session.waits()) as u32,
+        waits: session.waits() as u32,
     };
     let address = summary.address.as_ref().map_or(0, String::len);
     let bytes = summary.about.text_bytes() + summary.identity.len() + address;

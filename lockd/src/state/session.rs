@@ -21,6 +21,8 @@ pub(super) struct Session {
     floor: Sequence,
     answers: BTreeMap<Sequence, Outcome>,
     acquisitions: BTreeMap<Sequence, Acquisition>,
+    /// How many of them are waited for.
+    waits: usize,
     /// Those of its owners that hold or wait for anything.
     owners: BTreeMap<String, Owned>,
     /// How many of its locks are being taken from it.
@@ -93,6 +95,7 @@ impl Session {
             floor: Sequence(0),
             answers: BTreeMap::new(),
             acquisitions: BTreeMap::new(),
+            waits: 0,
             owners: BTreeMap::new(),
             breaking: 0,
         }
@@ -128,6 +131,11 @@ impl Session {
     /// The highest number that a request may have.
     pub(super) fn window_end(&self) -> Sequence {
         Sequence(self.floor.0.saturating_add(SESSION_WINDOW))
+    }
+
+    /// How many of its acquisitions are waited for.
+    pub(super) fn waits(&self) -> usize {
+        self.waits
     }
 
     pub(super) fn acquisitions(&self) -> &BTreeMap<Sequence, Acquisition> {
@@ -200,12 +208,20 @@ impl Session {
 
     /// Notes an acquisition, or that it is no longer queued but held.
     pub(super) fn add(&mut self, acquire: Sequence, acquisition: Acquisition) {
-        self.acquisitions.insert(acquire, acquisition);
+        self.waits += usize::from(acquisition.place().is_some());
+        let before = self.acquisitions.insert(acquire, acquisition);
+        self.discount(before.as_ref());
+    }
+
+    fn discount(&mut self, gone: Option<&Acquisition>) {
+        let waited = gone.is_some_and(|gone| gone.place().is_some());
+        self.waits -= usize::from(waited);
     }
 
     /// An acquisition ends: a late copy of its request must not acquire again.
     pub(super) fn conclude(&mut self, acquire: Sequence, outcome: Outcome) -> Option<Acquisition> {
         let acquisition = self.acquisitions.remove(&acquire)?;
+        self.discount(Some(&acquisition));
         self.answer(acquire, outcome);
         Some(acquisition)
     }

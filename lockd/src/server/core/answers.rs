@@ -88,12 +88,13 @@ impl Core {
     }
 
     /// Deals with what has been confirmed: so much of it in one turn, lest renewals wait.
-    pub(super) fn answer_questions(&mut self, now: Time) {
-        for _ in 0..QUERIES_PER_TURN_MAX {
+    pub(super) fn answer_questions(&mut self, now: Time, left: &mut usize) {
+        while *left > 0 {
             let leading = self.leading.as_mut().filter(|l| l.has_questions());
             let Some(pending) = leading.and_then(|leading| leading.pending.pop_front()) else {
                 return;
             };
+            *left -= 1;
             let connection = pending.connection;
             self.clients.query_answered(connection);
             match pending.asked {

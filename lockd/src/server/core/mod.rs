@@ -52,7 +52,7 @@ use paxos::{
     SnapshotMeta, Time, WriteBatch,
 };
 
-use crate::limits::{PRESSED_PART, PRESSED_PAUSE, PRESSED_PAUSE_MAX};
+use crate::limits::{PRESSED_PART, PRESSED_PAUSE, PRESSED_PAUSE_MAX, QUERIES_PER_TURN_MAX};
 use crate::state::{Effect, State};
 use answers::OwnQuestion;
 use clients::{Clients, ConnectionId, Outgoing};
@@ -402,13 +402,14 @@ impl Core {
         }
         self.judge_by_the_clock(now);
         let mut work = Work::default();
-        self.answer_questions(now);
+        let mut left = QUERIES_PER_TURN_MAX;
+        self.answer_questions(now, &mut left);
         loop {
             self.propose(now);
             if !self.drain_replica(now, &mut work) {
                 break;
             }
-            self.answer_questions(now);
+            self.answer_questions(now, &mut left);
         }
         self.answer_own_questions(now);
         self.note_ages(now);

@@ -170,6 +170,9 @@ pub(super) fn check(state: &State) {
     assert_eq!(state.nonces.len(), state.sessions.len());
     let mut identities = BTreeMap::new();
     for session in state.sessions.values() {
+        let all = session.acquisitions().values();
+        let waits = all.filter(|a| a.place().is_some()).count();
+        assert_eq!(session.waits(), waits);
         *identities
             .entry(Arc::clone(session.identity()))
             .or_default() += 1;
