@@ -1,4 +1,6 @@
-//! What a client's frames ask of a node, and who gets them instead if it does not lead.
+//! Who connects, what a client's frames ask of a node, and who gets them instead if it does not lead.
+
+use std::time::Duration;
 
 use lockd_protocol::client::{
     Answer, ClientFrame, EndReason, NodeFrame, Operation, Outcome, Query, Quota,
@@ -6,6 +8,7 @@ use lockd_protocol::client::{
 };
 use lockd_protocol::limits::CLIENT_PROTOCOL_VERSION;
 use lockd_protocol::planted::{self, Planted};
+use lockd_protocol::roles;
 use lockd_protocol::{CellId, NodeId, Sequence, SessionId};
 use paxos::{Role, Time};
 
@@ -13,10 +16,42 @@ use super::Core;
 use super::answers::{Asked, OwnQuestion, Pending};
 use super::clients::ConnectionId;
 use super::members::Wanted;
-use crate::limits::PENDING_QUERIES_MAX;
+use crate::limits::{PENDING_QUERIES_MAX, PRESSED_PART, PRESSED_PAUSE, PRESSED_PAUSE_MAX};
 use crate::state::command::Command;
 
 impl Core {
+    /// A client connected from `address` and showed a certificate of this role.
+    pub fn joined(&mut self, role: &roles::Role, address: String) -> ConnectionId {
+        self.clients.join(role, address)
+    }
+
+    /// A client connected and showed a client's certificate.
+    pub fn client_joined(&mut self, name: String) -> ConnectionId {
+        self.joined(&roles::Role::Client(name), String::new())
+    }
+
+    /// A client connected and showed an operator's certificate.
+    pub fn operator_joined(&mut self, name: String) -> ConnectionId {
+        self.joined(&roles::Role::Operator(name), String::new())
+    }
+
+    /// Whether another connection of this role would be one too many; if so, how many there may
+    /// be.
+    #[must_use]
+    pub fn has_all_connections(&self, role: &roles::Role) -> Option<u64> {
+        let most = self.settings.quotas.connections_per_identity;
+        (self.clients.connections_of(&role.identity()) >= most).then_some(most)
+    }
+
+    /// For how long a connection should not be read from: the longer, the more of what it asked
+    /// since the last call was refused because there is too much of it.
+    pub fn take_pause(&mut self, connection: ConnectionId) -> Duration {
+        match self.clients.take_pressed(connection) {
+            0 => Duration::ZERO,
+            refused => (PRESSED_PAUSE * (1 + refused / PRESSED_PART)).min(PRESSED_PAUSE_MAX),
+        }
+    }
+
     /// A client's bytes make no sense: say so and close.
     pub fn client_misbehaved(&mut self, connection: ConnectionId, reason: String) {
         tracing::warn!(

@@ -40,11 +40,9 @@ mod timers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use lockd_protocol::planted::{self, Planted};
-use lockd_protocol::roles::Role;
 use lockd_protocol::ticket::Signer;
 use lockd_protocol::{CellId, NodeId};
 use paxos::{
@@ -52,7 +50,7 @@ use paxos::{
     SnapshotMeta, Time, WriteBatch,
 };
 
-use crate::limits::{PRESSED_PART, PRESSED_PAUSE, PRESSED_PAUSE_MAX, QUERIES_PER_TURN_MAX};
+use crate::limits::QUERIES_PER_TURN_MAX;
 use crate::state::{Effect, State};
 use answers::OwnQuestion;
 use clients::{Clients, ConnectionId, Outgoing};
@@ -250,38 +248,6 @@ impl Core {
             effects: Vec::new(),
             removed: None,
             fatal: None,
-        }
-    }
-
-    /// A client connected from `address` and showed a certificate of this role.
-    pub fn joined(&mut self, role: &Role, address: String) -> ConnectionId {
-        self.clients.join(role, address)
-    }
-
-    /// A client connected and showed a client's certificate.
-    pub fn client_joined(&mut self, name: String) -> ConnectionId {
-        self.joined(&Role::Client(name), String::new())
-    }
-
-    /// A client connected and showed an operator's certificate.
-    pub fn operator_joined(&mut self, name: String) -> ConnectionId {
-        self.joined(&Role::Operator(name), String::new())
-    }
-
-    /// Whether another connection of this role would be one too many; if so, how many there may
-    /// be.
-    #[must_use]
-    pub fn has_all_connections(&self, role: &Role) -> Option<u64> {
-        let most = self.settings.quotas.connections_per_identity;
-        (self.clients.connections_of(&role.identity()) >= most).then_some(most)
-    }
-
-    /// For how long a connection should not be read from: the longer, the more of what it asked
-    /// since the last call was refused because there is too much of it.
-    pub fn take_pause(&mut self, connection: ConnectionId) -> Duration {
-        match self.clients.take_pressed(connection) {
-            0 => Duration::ZERO,
-            refused => (PRESSED_PAUSE * (1 + refused / PRESSED_PART)).min(PRESSED_PAUSE_MAX),
         }
     }
 

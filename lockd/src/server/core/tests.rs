@@ -8,12 +8,14 @@ mod listings;
 use super::*;
 use cell::{Cell, Client};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use lockd_protocol::client::{
     About, Acquire, Answer, ClientFrame, EndReason, NodeFrame, Operation, Outcome, Query, Wait,
 };
 use lockd_protocol::frame::{self, Decoder};
 use lockd_protocol::limits::CLIENT_PROTOCOL_VERSION;
+use lockd_protocol::roles::Role;
 use lockd_protocol::{LockName, Millis, Mode, Nonce, Sequence, SessionId, Token};
 use paxos::{Config, Recovered, Timing};
 
