@@ -97,8 +97,9 @@ fn listings_show_holder_queue_and_sessions_as_tables_and_as_json() {
 
     let who = json(&cell.run(&["who", "jobs/1", "--json"]));
     assert_eq!(who["holder"], locks[0]["holder"]);
-    let label = who["holders"][0]["label"].as_str().expect("a label");
-    assert!(label.starts_with("lockd lock: sh"), "{label}");
+    let text = who["holders"][0]["description"].as_str();
+    let text = text.expect("a description");
+    assert!(text.starts_with("lockd lock: sh"), "{text}");
     assert_eq!(who["waiters"].as_array().map(Vec::len), Some(1));
 
     let sessions = json(&cell.run(&["sessions", "--json"]));
@@ -116,7 +117,7 @@ fn a_break_names_the_loser_and_a_mark_for_the_fence() {
     let cell = Cell::start();
     let holder = cell.lock(&["a"], "sleep 30");
     let locks = json(&cell.run(&["ls", "--json"]));
-    let broken = json(&cell.run(&["break", "a", "--reason", "test", "--json"]));
+    let broken = json(&cell.operate(&["break", "a", "--reason", "test", "--json"]));
     let loser = &broken["holders"][0];
     assert_eq!(loser["session"], locks[0]["holder"]);
     assert_eq!(loser["token"], locks[0]["token"]);
@@ -133,7 +134,7 @@ fn names_that_nobody_holds_have_their_own_exit_code() {
             .one_line(124)
             .contains("nothing")
     );
-    let broken = cell.run(&["break", "nothing", "--reason", "x"]);
+    let broken = cell.operate(&["break", "nothing", "--reason", "x"]);
     assert!(broken.one_line(124).contains("nothing"));
 }
 

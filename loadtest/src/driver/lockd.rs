@@ -78,7 +78,7 @@ async fn connect(config: &Path, ttl: Duration) -> Result<Client, ConnectError> {
         .request_timeout(REQUEST_TIMEOUT)
         // Nothing here blocks the runtime, and threads beside it would be part of the figures.
         .background(Background::CallersRuntime)
-        .label("loadtest")
+        .description("loadtest")
         .connect()
         .await
 }

@@ -7,12 +7,16 @@ use std::time::Duration;
 use lockd_client::core::{
     EndpointCore, Input, RequestId, SessionCore, SessionOptions, Silence, Time,
 };
-use lockd_protocol::client::{ClientFrame, NodeFrame, Query};
+use lockd_protocol::client::{
+    About, ClientFrame, EndReason, NodeFrame, Operation, Outcome, Query, Refusal,
+};
 use lockd_protocol::frame::Decoder;
+use lockd_protocol::roles::Role;
 use lockd_protocol::{Millis, Nonce, Sequence, SessionId, Token};
 
 use super::clock::Clock;
 use super::gateway::SessionKey;
+use super::invariants::identity::STRANGE;
 use super::invariants::{Verdict, Violation};
 use super::ledger::Grant;
 use super::node::{CELL, address, node_at};
@@ -182,6 +186,11 @@ impl Client {
     }
 }
 
+/// The certificate of a client: an operator's, so that it may break locks.
+pub(super) fn role(client: usize) -> Role {
+    Role::Operator(format!("client-{client}"))
+}
+
 fn endpoints(nodes: impl Iterator<Item = usize>, seed: u64) -> EndpointCore {
     EndpointCore::new(nodes.map(address).collect(), seed)
 }
@@ -192,7 +201,7 @@ pub(super) fn new_core(client: usize, session: u64, plan: &Plan, seed: u64) -> S
         nonce: Nonce(nonce),
         ttl: Millis(plan.ttl_ms),
         keepalive: Duration::from_millis(plan.ttl_ms / 3),
-        label: format!("client {client}"),
+        about: About::described(format!("client {client}")),
         seed: seed ^ session,
     })
 }
@@ -446,7 +455,7 @@ impl World {
                 return Ok(());
             }
             NodeFrame::Bye { .. } => return self.lose_link(client),
-            NodeFrame::Answer { id, answer } => return self.answered(client, id, answer),
+            NodeFrame::Answer { id, answer, .. } => return self.answered(client, id, answer),
             NodeFrame::Opened { nonce, result } => {
                 if nonce != self.clients[client].core.nonce() {
                     return Ok(());
@@ -459,6 +468,17 @@ impl World {
             }
             NodeFrame::SessionEnded { session, reason } if Some(session) == ours => {
                 Input::SessionEnded { reason }
+            }
+            NodeFrame::SessionEnded {
+                reason: EndReason::OtherIdentity,
+                ..
+            }
+            | NodeFrame::Reply {
+                outcome: Outcome::Refused(Refusal::OtherIdentity { .. }),
+                ..
+            } => {
+                self.coverage.hit("another client's session refused");
+                return Ok(());
             }
             NodeFrame::Reply {
                 session,
@@ -479,6 +499,29 @@ impl World {
         };
         self.clients[client].endpoints.served(&address(node));
         self.give(client, input)
+    }
+
+    /// A client names another one's session, which must be refused.
+    pub(super) fn pretend(&mut self, client: usize) {
+        let it = &self.clients[client];
+        let ready = it.link.is_some() && it.welcomed;
+        let other = (client + 1) % self.clients.len();
+        let Some(session) = self.clients[other].core.id() else {
+            return;
+        };
+        let number = STRANGE;
+        let frame = match self.dice.per_mille(500) {
+            true => ClientFrame::KeepAlive { session, number },
+            false => ClientFrame::Request {
+                session,
+                sequence: Sequence(number),
+                acknowledged: Sequence(0),
+                operation: Operation::Close,
+            },
+        };
+        if ready && other != client {
+            self.send(client, frame);
+        }
     }
 
     fn kept_alive_by(&mut self, client: usize, node: usize) {

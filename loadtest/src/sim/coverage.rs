@@ -29,6 +29,7 @@ const EVENTS: &[&str] = &[
     "wait timed out",
     "acquisition taken back",
     "session closed",
+    "another client's session refused",
     "broken, holder told",
     "lost told before the next grant",
     "broken at once",

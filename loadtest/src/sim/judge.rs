@@ -4,6 +4,7 @@
 //! by command, and what comes of it is checked. What other nodes make of it is compared.
 
 use lockd::state::command::{Command, decode};
+use lockd::state::listing::Unobserved;
 use lockd::state::{Effect, State};
 use lockd_protocol::client::{Acquire, EndReason, LockDetail, Operation};
 use lockd_protocol::limits::PAGE_ITEMS_MAX;
@@ -12,8 +13,8 @@ use paxos::{Entry, EntryKind};
 
 use super::coverage::Coverage;
 use super::invariants::{
-    Verdict, Violation, belief, expiry, fence, fifo, limits, once, one_holder, reads, release,
-    same_state, sessions, tokens, valid_holder,
+    Verdict, Violation, belief, expiry, fence, fifo, identity, limits, once, one_holder, reads,
+    release, same_state, sessions, tokens, valid_holder,
 };
 use super::ledger::{Happening, Ledger};
 
@@ -36,6 +37,7 @@ pub(super) struct Judge {
     once: once::TakesEffectOnce,
     release: release::ReleaseNamesItsToken,
     fifo: fifo::FirstInFirstOut,
+    pub(super) identity: identity::OwnSessionsOnly,
     limits: limits::WithinLimits,
     effects: Vec<Effect>,
 }
@@ -95,6 +97,7 @@ impl Judge {
                 Violation::new(same_state::NAME, detail)
             })?;
             for command in commands {
+                self.identity.on_command(&command)?;
                 self.execute(now, command, news)?;
             }
         }
@@ -106,7 +109,10 @@ impl Judge {
 
     /// Token of the newest grant of a lock.
     fn newest(&self, lock: &LockName) -> Option<Token> {
-        self.state.describe_lock(lock, 0, 0, 1)?.summary.token
+        self.state
+            .describe_lock(lock, (0, 0), 1, &Unobserved)?
+            .summary
+            .token
     }
 
     /// Applies a command, and has everybody look at what came of it.
@@ -250,6 +256,7 @@ impl Judge {
         coverage.checked(once::NAME, self.once.checked);
         coverage.checked(release::NAME, self.release.checked);
         coverage.checked(fifo::NAME, self.fifo.checked);
+        coverage.checked(identity::NAME, self.identity.checked);
         coverage.checked(reads::NAME, self.reads.checked);
         coverage.checked(fence::NAME, self.fence.checked);
         coverage.checked(valid_holder::NAME, self.valid_holder.checked);
@@ -274,5 +281,5 @@ fn held_tokens(state: &State, locks: &[LockName]) -> Vec<Token> {
 
 /// A lock with all who hold it; there are never many in a simulation.
 pub(super) fn all_of(state: &State, lock: &LockName) -> Option<LockDetail> {
-    state.describe_lock(lock, 0, 0, PAGE_ITEMS_MAX)
+    state.describe_lock(lock, (0, 0), PAGE_ITEMS_MAX, &Unobserved)
 }

@@ -12,6 +12,12 @@ use super::invariants::{Verdict, Violation};
 use super::ledger::Grant;
 use super::world::World;
 
+/// A question to the cell.
+fn asking(id: u64, query: Query) -> ClientFrame {
+    let stale = false;
+    ClientFrame::Query { id, query, stale }
+}
+
 /// How long a client waits for the answer to a question, microseconds.
 const QUESTION_TIMEOUT: u64 = 5_000_000;
 
@@ -253,7 +259,7 @@ impl World {
             .retain(|_, question| question.at + QUESTION_TIMEOUT > now);
         it.questions.insert(id, question);
         if ready {
-            self.send(client, ClientFrame::Query { id, query });
+            self.send(client, asking(id, query));
         }
     }
 
@@ -262,7 +268,7 @@ impl World {
         let questions = self.clients[client].questions.iter();
         let all: Vec<(u64, Query)> = questions.map(|(id, q)| (*id, q.query.clone())).collect();
         for (id, query) in all {
-            self.send(client, ClientFrame::Query { id, query });
+            self.send(client, asking(id, query));
         }
     }
 

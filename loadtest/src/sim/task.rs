@@ -91,6 +91,9 @@ pub(super) fn lock_name(lock: u64) -> LockName {
     LockName::new(&format!("lock/{lock}")).expect("a good name")
 }
 
+/// How often a client names another one's session, per mille of what its tasks begin.
+const PRETENDS: u64 = 30;
+
 impl World {
     pub(super) fn start_tasks(&mut self, client: usize) {
         for task in 0..self.clients[client].tasks.len() {
@@ -208,6 +211,9 @@ impl World {
                 },
             };
             self.ask(client, query, Asker::User);
+        }
+        if faulty && self.dice.per_mille(PRETENDS) {
+            self.pretend(client);
         }
         if faulty && self.dice.per_mille(self.plan.breaks) {
             let at_once = self.dice.per_mille(self.plan.breaks_at_once);

@@ -44,6 +44,9 @@ impl std::fmt::Display for LostReason {
             LostReason::SessionEnded(EndReason::Closed) | LostReason::Closed => {
                 f.write_str("the session was closed")
             }
+            LostReason::SessionEnded(EndReason::OtherIdentity) => {
+                f.write_str("the session belongs to another identity")
+            }
             LostReason::SessionEnded(_) => f.write_str("the cell does not know the session"),
             LostReason::Broken { reason } => write!(f, "broken by an operator: {reason}"),
         }
@@ -181,8 +184,8 @@ impl ConnectError {
             ConnectError::Unreachable { .. }
             | ConnectError::NoLeader { .. }
             | ConnectError::Socket(_)
-            | ConnectError::Thread(_)
-            | ConnectError::Refused(Refusal::Busy) => ErrorKind::Retry,
+            | ConnectError::Thread(_) => ErrorKind::Retry,
+            ConnectError::Refused(refusal) if refusal.is_momentary() => ErrorKind::Retry,
             _ => ErrorKind::Definite,
         }
     }
@@ -251,8 +254,8 @@ impl AcquireError {
         match self {
             AcquireError::Over
             | AcquireError::SessionLost(_)
-            | AcquireError::Unavailable { .. }
-            | AcquireError::Refused(Refusal::Busy) => ErrorKind::Retry,
+            | AcquireError::Unavailable { .. } => ErrorKind::Retry,
+            AcquireError::Refused(refusal) if refusal.is_momentary() => ErrorKind::Retry,
             _ => ErrorKind::Definite,
         }
     }
@@ -312,7 +315,7 @@ impl DowngradeProblem {
     pub fn kind(&self) -> ErrorKind {
         match self {
             DowngradeProblem::Closed => ErrorKind::Unknown,
-            DowngradeProblem::Refused(Refusal::Busy) => ErrorKind::Retry,
+            DowngradeProblem::Refused(refusal) if refusal.is_momentary() => ErrorKind::Retry,
             _ => ErrorKind::Definite,
         }
     }
@@ -385,7 +388,8 @@ impl QueryError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            QueryError::Unavailable { .. } | QueryError::Refused(Refusal::Busy) => ErrorKind::Retry,
+            QueryError::Unavailable { .. } => ErrorKind::Retry,
+            QueryError::Refused(refusal) if refusal.is_momentary() => ErrorKind::Retry,
             _ => ErrorKind::Definite,
         }
     }
@@ -415,7 +419,9 @@ impl ReconfigureError {
                 | ReconfigureRefusal::NotCaughtUp { .. },
             ) => ErrorKind::Retry,
             ReconfigureError::Refused(_) => ErrorKind::Definite,
-            ReconfigureError::Query(QueryError::Refused(Refusal::Busy)) => ErrorKind::Retry,
+            ReconfigureError::Query(QueryError::Refused(refusal)) if refusal.is_momentary() => {
+                ErrorKind::Retry
+            }
             ReconfigureError::Query(
                 QueryError::Unavailable { .. } | QueryError::Unexpected | QueryError::Closed,
             ) => ErrorKind::Unknown,
@@ -462,7 +468,7 @@ impl BreakError {
             BreakError::Name(_) | BreakError::NothingToBreak | BreakError::CannotBlock(_) => {
                 ErrorKind::Definite
             }
-            BreakError::Refused(Refusal::Busy) => ErrorKind::Retry,
+            BreakError::Refused(refusal) if refusal.is_momentary() => ErrorKind::Retry,
             BreakError::Refused(_) => ErrorKind::Definite,
             _ => ErrorKind::Unknown,
         }

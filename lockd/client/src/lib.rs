@@ -67,9 +67,9 @@
 //! # Layout
 //!
 //! [`core`] is the protocol without I/O; the rest is the shell around it: `dialer` and `link`
-//! speak QUIC, `task` runs in the background (`background` says where) and owns the `sessions`,
-//! `lease` is what guards read without waiting for anybody. `check` looks at what is asked for,
-//! `trace` has the spans. What goes by time goes by the client's `clock`.
+//! speak QUIC, `node_reader` asks one node, `task` runs in the background (`background` says where)
+//! and owns the `sessions`, `lease` is what guards read without waiting for anybody. `check` looks
+//! at what is asked for, `trace` has the spans. What goes by time goes by the client's `clock`.
 
 mod alarm;
 mod background;
@@ -89,7 +89,7 @@ mod kinds;
 mod lease;
 mod link;
 mod lock;
-mod probe;
+mod node_reader;
 mod query;
 mod sessions;
 mod slot;
@@ -115,6 +115,6 @@ pub use lock::{LockBuilder, NameArg, Wait, WantArg};
 /// The protocol's types, for what appears in this crate's interface.
 pub use lockd_protocol as protocol;
 pub use lockd_protocol::Mode;
-pub use probe::probe;
+pub use node_reader::{NodeReader, probe};
 pub use query::Page;
 pub use slot::Broken;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockd_protocol::client::{EndReason, Outcome, Refusal, Wants};
+use lockd_protocol::client::{About, EndReason, Outcome, Refusal, Wants};
 use lockd_protocol::ticket::TicketText;
 use lockd_protocol::{Millis, Mode, Nonce, Sequence, SessionId, Token};
 use tokio::sync::oneshot;
@@ -25,7 +25,7 @@ use crate::lease::{Grant, HeldLock, Lease};
 pub(crate) struct SessionSettings {
     pub(crate) ttl: Duration,
     pub(crate) keepalive: Duration,
-    pub(crate) label: String,
+    pub(crate) about: About,
 }
 
 impl SessionSettings {
@@ -116,7 +116,7 @@ impl Slot {
                 nonce: Nonce(rand::random()),
                 ttl: settings.ttl_millis(),
                 keepalive: settings.keepalive,
-                label: settings.label.clone(),
+                about: settings.about.clone(),
                 seed: rand::random(),
             })
         });

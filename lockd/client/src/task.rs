@@ -291,7 +291,7 @@ impl Task {
                     return Some(LinkEnd::Redirected(leader));
                 }
                 Ok(Some(NodeFrame::Bye { reason })) => return Some(LinkEnd::Lost(reason)),
-                Ok(Some(NodeFrame::Answer { id, answer })) => {
+                Ok(Some(NodeFrame::Answer { id, answer, .. })) => {
                     if let Some((_, reply)) = self.queries.remove(&id) {
                         // Whoever asked may have gone.
                         let _ = reply.send(answer);
@@ -334,7 +334,7 @@ impl Task {
         let id = self.last_query;
         if self.sessions.is_up() {
             let query = query.clone();
-            self.sessions.send(&ClientFrame::Query { id, query });
+            self.sessions.send(&query_frame(id, query));
         }
         self.queries.insert(id, (query, reply));
     }
@@ -345,7 +345,13 @@ impl Task {
         self.queries.retain(|_, (_, reply)| !reply.is_closed());
         for (id, (query, _)) in &self.queries {
             let (id, query) = (*id, query.clone());
-            self.sessions.send(&ClientFrame::Query { id, query });
+            self.sessions.send(&query_frame(id, query));
         }
     }
+}
+
+/// A question to the cell, not to the connected node alone.
+fn query_frame(id: u64, query: Query) -> ClientFrame {
+    let stale = false;
+    ClientFrame::Query { id, query, stale }
 }

@@ -1,7 +1,7 @@
 //! Every bound of the protocol, as a named constant with its unit.
 
 /// Version of the client protocol that this crate speaks.
-pub const CLIENT_PROTOCOL_VERSION: u16 = 2;
+pub const CLIENT_PROTOCOL_VERSION: u16 = 3;
 
 /// Version of what the nodes of a cell say to each other.
 pub const PEER_PROTOCOL_VERSION: u16 = 2;
@@ -21,8 +21,20 @@ pub const FRAME_PREFIX_BYTES: usize = 4;
 /// Longest lock name, bytes of UTF-8.
 pub const LOCK_NAME_BYTES_MAX: usize = 256;
 
-/// Longest free text (a session's label, the reason of a break), bytes of UTF-8.
+/// Longest free text (a session's description, the reason of a break), bytes of UTF-8.
 pub const TEXT_BYTES_MAX: usize = 256;
+
+/// Most labels of a session.
+pub const LABELS_MAX: usize = 16;
+
+/// Longest key of a label, bytes.
+pub const LABEL_KEY_BYTES_MAX: usize = 63;
+
+/// Longest value of a label, bytes of UTF-8.
+pub const LABEL_VALUE_BYTES_MAX: usize = 128;
+
+/// Keys and values of a session's labels together, bytes.
+pub const LABELS_BYTES_MAX: usize = 1024;
 
 /// Shortest session TTL, milliseconds.
 pub const TTL_MIN_MS: u64 = 500;

@@ -2,7 +2,7 @@
 //!
 //! * `exit`: exit codes, and errors as one line on stderr.
 //! * `config`: finding `client.toml`, and connecting with it.
-//! * `output`: tables and JSON.
+//! * `output`: tables and JSON. `reading`: where a listing comes from. `labels`: of sessions.
 //! * `lock` runs a command under a lock: `child` starts it, `supervise` watches over it,
 //!   `terminal` gives it the terminal, `ticket_fd` hands its ticket over, `warden` ends what it
 //!   has started if this process is killed.
@@ -15,11 +15,13 @@ mod config;
 mod dev;
 mod exit;
 mod init;
+mod labels;
 mod lock;
 mod ls;
 mod man;
 mod member;
 mod output;
+mod reading;
 mod serve;
 mod sessions;
 mod status;

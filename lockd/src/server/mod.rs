@@ -203,6 +203,7 @@ fn make_core(config: &NodeConfig, store: &FileStore, signer: Signer) -> Result<C
         node: NodeId(config.node),
         signer,
         compaction: config.snapshot.bounds(),
+        quotas: config.quota.clone(),
     };
     let mut core = Core::new(settings, replica, replay, clock::now());
     let report = store.report();

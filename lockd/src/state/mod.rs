@@ -7,6 +7,7 @@
 //! effect under another one.
 //!
 //! * [`command`]: what the log holds.
+//! * [`opening`]: how a session comes to be, and whose it is.
 //! * [`session`]: a session, its window of answers and its acquisitions.
 //! * [`lock`]: a lock, its holders and its queue.
 //! * [`acquire`]: from a request to a grant, or to a place in the queues.
@@ -22,6 +23,7 @@ pub mod command;
 mod deadlock;
 pub mod listing;
 mod lock;
+mod opening;
 mod session;
 mod settle;
 pub mod snapshot;
@@ -29,14 +31,14 @@ pub mod snapshot;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use lockd_protocol::client::{EndReason, Grant, Operation, Outcome, Refusal};
-use lockd_protocol::limits::{SESSION_WINDOW, TEXT_BYTES_MAX, TTL_MAX_MS, TTL_MIN_MS};
+use lockd_protocol::limits::{SESSION_WINDOW, TEXT_BYTES_MAX};
 use lockd_protocol::planted::{self, Planted};
 use lockd_protocol::{LockName, Millis, Mode, Nonce, Sequence, SessionId, Token};
 use paxos::Ballot;
 
-use crate::limits::SESSIONS_MAX;
 use command::Command;
 use lock::{Closed, Hold, Lock, Waiter};
 use session::{Acquisition, Replay, Session};
@@ -122,6 +124,8 @@ pub struct Claim {
 pub struct State {
     sessions: BTreeMap<SessionId, Session>,
     nonces: BTreeMap<Nonce, SessionId>,
+    /// How many sessions each identity has.
+    identities: BTreeMap<Arc<str>, usize>,
     locks: BTreeMap<LockName, Lock>,
     /// Every acquisition that waits, by place.
     waiters: BTreeMap<u64, Waiter>,
@@ -141,8 +145,13 @@ impl State {
     /// Applies one decided command and appends what follows from it to `effects`.
     pub fn apply(&mut self, command: Command, effects: &mut Vec<Effect>) {
         match command {
-            Command::Open { nonce, ttl, label } => {
-                let result = self.open(nonce, ttl, label);
+            Command::Open {
+                nonce,
+                ttl,
+                identity,
+                about,
+            } => {
+                let result = self.open(nonce, ttl, &identity, about);
                 effects.push(Effect::Opened { nonce, result });
             }
             Command::Request {
@@ -151,7 +160,15 @@ impl State {
                 acknowledged,
                 operation,
             } => {
-                self.request(session, sequence, acknowledged, operation, effects);
+                self.request(session, sequence, acknowledged, Ok(operation), effects);
+            }
+            Command::Refuse {
+                session,
+                sequence,
+                acknowledged,
+                refusal,
+            } => {
+                self.request(session, sequence, acknowledged, Err(refusal), effects);
             }
             Command::Expire {
                 session,
@@ -193,33 +210,13 @@ impl State {
         }
     }
 
-    fn open(&mut self, nonce: Nonce, ttl: Millis, label: String) -> Result<SessionId, Refusal> {
-        if let Some(session) = self.nonces.get(&nonce) {
-            return Ok(*session);
-        }
-        if !(TTL_MIN_MS..=TTL_MAX_MS).contains(&ttl.0) {
-            return Err(Refusal::BadTtl {
-                min_ms: TTL_MIN_MS,
-                max_ms: TTL_MAX_MS,
-            });
-        }
-        check_text("the session's label", &label)?;
-        if self.sessions.len() >= SESSIONS_MAX {
-            return Err(Refusal::Busy);
-        }
-        self.last_session = SessionId(self.last_session.0 + 1);
-        self.nonces.insert(nonce, self.last_session);
-        self.sessions
-            .insert(self.last_session, Session::new(nonce, ttl, label));
-        Ok(self.last_session)
-    }
-
+    /// A request to be executed, or refused for this reason unless it was executed before.
     fn request(
         &mut self,
         id: SessionId,
         sequence: Sequence,
         acknowledged: Sequence,
-        operation: Operation,
+        operation: Result<Operation, Refusal>,
         effects: &mut Vec<Effect>,
     ) {
         let Some(session) = self.sessions.get_mut(&id) else {
@@ -240,7 +237,7 @@ impl State {
             }
             Replay::Answered(outcome) => {
                 let tickets = match (&outcome, &operation) {
-                    (Outcome::Downgraded, Operation::Downgrade { acquire, .. }) => {
+                    (Outcome::Downgraded, Ok(Operation::Downgrade { acquire, .. })) => {
                         self.claims(id, *acquire)
                     }
                     _ => Vec::new(),
@@ -262,7 +259,11 @@ impl State {
             effects.push(reply(id, sequence, Outcome::Refused(refusal)));
             return;
         }
-        if let Some(outcome) = self.execute(id, sequence, operation, effects) {
+        let outcome = match operation {
+            Ok(operation) => self.execute(id, sequence, operation, effects),
+            Err(refusal) => Some(Outcome::Refused(refusal)),
+        };
+        if let Some(outcome) = outcome {
             if let Some(session) = self.sessions.get_mut(&id) {
                 session.answer(sequence, outcome.clone());
             }

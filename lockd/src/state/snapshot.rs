@@ -17,7 +17,7 @@ mod tests;
 
 use std::borrow::Cow;
 
-use lockd_protocol::client::Outcome;
+use lockd_protocol::client::{About, Outcome};
 use lockd_protocol::{LockName, Millis, Nonce, Sequence, SessionId, Token};
 use paxos::Ballot;
 use ring::digest;
@@ -33,7 +33,7 @@ pub use decode::{Decoder, SnapshotError};
 const MAGIC: [u8; 7] = *b"lkstate";
 
 /// The version that this program writes, and the only one that it reads.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// Bytes of a chunk at most, before its last item.
 const CHUNK_BYTES: usize = 32 * 1024;
@@ -56,7 +56,8 @@ enum Item<'a> {
         id: SessionId,
         nonce: Nonce,
         ttl: Millis,
-        label: &'a str,
+        identity: &'a str,
+        about: Cow<'a, About>,
         floor: Sequence,
     },
     /// An answer of the session before, in order of sequence.
@@ -146,7 +147,8 @@ fn session_items(id: SessionId, session: &Session) -> impl Iterator<Item = Item<
         id,
         nonce: session.nonce(),
         ttl: session.ttl(),
-        label: session.label(),
+        identity: session.identity(),
+        about: Cow::Borrowed(session.about()),
         floor: session.floor(),
     };
     let answers = session.answers().iter();

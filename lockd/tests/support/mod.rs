@@ -92,6 +92,7 @@ impl Raw {
     }
 
     /// The reason with which the node says goodbye.
+    #[allow(dead_code, reason = "not every test file has a use for it")]
     pub(crate) async fn farewell(&mut self) -> String {
         while let Some(frame) = self.hear().await {
             if let NodeFrame::Bye { reason } = frame {

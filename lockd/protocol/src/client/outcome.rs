@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::about::InvalidAbout;
 use crate::types::{LockName, SessionId, Token};
 
 /// A lock that is held.
@@ -114,7 +115,33 @@ pub enum Refusal {
         /// Longest allowed.
         max_ms: u64,
     },
-    /// A label, owner or reason that is too long or has control characters.
+    /// What the session says of itself is not allowed.
+    #[error(transparent)]
+    BadAbout(InvalidAbout),
+    /// The session belongs to another identity than the one that asks.
+    #[error(
+        "session {session} was opened by another identity than {asks:?}: use the certificate that \
+         opened it, or a session of your own"
+    )]
+    OtherIdentity {
+        /// The session.
+        session: SessionId,
+        /// Who asks.
+        asks: String,
+    },
+    /// Only operators may do this.
+    #[error("only an operator may {what}: use the `operator` identity")]
+    NotOperator {
+        /// What.
+        what: String,
+    },
+    /// A quota of the node's configuration is used up.
+    #[error("{quota}")]
+    Quota {
+        /// Which, and how to go on.
+        quota: Quota,
+    },
+    /// An owner or reason that is too long or has control characters.
     #[error("{field} must be at most {max} bytes of UTF-8 without control characters")]
     BadText {
         /// Which field.
@@ -200,6 +227,66 @@ pub enum Refusal {
     Busy,
 }
 
+impl Refusal {
+    /// Whether the same may be asked again in a moment, without any other change.
+    #[must_use]
+    pub fn is_momentary(&self) -> bool {
+        let quota = match self {
+            Refusal::Quota { quota } => quota,
+            refusal => return *refusal == Refusal::Busy,
+        };
+        matches!(quota, Quota::RequestsPerSecond { .. })
+    }
+}
+
+/// A quota that is used up; `[quota]` in the node's configuration sets it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum Quota {
+    /// Sessions of one identity.
+    #[error(
+        "identity {identity:?} has {limit} sessions, the most it may have: close sessions, or \
+         raise `sessions_per_identity` in [quota] of the nodes"
+    )]
+    SessionsPerIdentity {
+        /// Whose.
+        identity: String,
+        /// How many there may be.
+        limit: u64,
+    },
+    /// Requests of one identity in a second. May be tried again in a moment.
+    #[error(
+        "identity {identity:?} sends more than {limit} requests in a second: send fewer, or raise \
+         `requests_per_second` in [quota] of the nodes"
+    )]
+    RequestsPerSecond {
+        /// Whose.
+        identity: String,
+        /// How many there may be.
+        limit: u64,
+    },
+    /// Acquisitions of one session.
+    #[error(
+        "the session has {limit} acquisitions, the most it may have: release some, open another \
+         session, or raise `acquisitions_per_session` in [quota] of the nodes"
+    )]
+    AcquisitionsPerSession {
+        /// How many there may be.
+        limit: u64,
+    },
+    /// Waiters of one lock.
+    #[error(
+        "lock {lock:?} has {limit} waiters, the most it may have: try again later, or raise \
+         `waiters_per_lock` in [quota] of the nodes"
+    )]
+    WaitersPerLock {
+        /// Which lock.
+        lock: LockName,
+        /// How many there may be.
+        limit: u64,
+    },
+}
+
 fn circle_text(circle: &[InCircle]) -> String {
     let steps: Vec<String> = circle.iter().map(ToString::to_string).collect();
     steps.join(", ")
@@ -215,4 +302,6 @@ pub enum EndReason {
     Closed,
     /// The cell does not know it (any more).
     Unknown,
+    /// It belongs to another identity than the one that asks; for its owner nothing has ended.
+    OtherIdentity,
 }

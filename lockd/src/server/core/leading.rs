@@ -6,10 +6,11 @@ use std::collections::VecDeque;
 use lockd_protocol::Millis;
 use lockd_protocol::client::NodeFrame;
 use lockd_protocol::planted::{self, Planted};
-use paxos::{Ballot, Role, Time};
+use paxos::{Ballot, ConfirmNumber, Role, Time};
 
 use super::Core;
-use super::answers::PendingQuery;
+use super::ages::Ages;
+use super::answers::Pending;
 use super::leases::Leases;
 use super::timers::{Alarm, Timers};
 use crate::limits::STALL;
@@ -25,7 +26,19 @@ pub(super) struct Leading {
     pub(super) established: bool,
     pub(super) leases: Leases,
     pub(super) timers: Timers,
-    pub(super) queries: VecDeque<PendingQuery>,
+    /// What waits for a confirmation, but for renewals.
+    pub(super) pending: VecDeque<Pending>,
+    /// What has been confirmed.
+    pub(super) confirmed: ConfirmNumber,
+    pub(super) ages: Ages,
+}
+
+impl Leading {
+    /// Whether there are confirmed questions that are not answered yet.
+    pub(super) fn has_questions(&self) -> bool {
+        let first = self.pending.front();
+        first.is_some_and(|first| first.confirm <= self.confirmed)
+    }
 }
 
 impl Core {
@@ -89,13 +102,16 @@ impl Core {
                 leases.start(now, id, if cut { Millis(ttl.0 / 2) } else { ttl });
             }
             self.forget_proposals();
-            let (timers, queries) = (Timers::default(), VecDeque::new());
+            self.clients.forget_pending();
+            let (token, place) = (self.state.last_token(), self.state.last_place());
             self.leading = Some(Leading {
                 leadership,
                 established: false,
                 leases,
-                timers,
-                queries,
+                timers: Timers::default(),
+                pending: VecDeque::new(),
+                confirmed: ConfirmNumber(0),
+                ages: Ages::new(now, token, place),
             });
         }
         if established {
@@ -109,6 +125,14 @@ impl Core {
         }
     }
 
+    /// Notes which grants and waiters there are by now.
+    pub(super) fn note_ages(&mut self, now: Time) {
+        let (token, place) = (self.state.last_token(), self.state.last_place());
+        if let Some(leading) = &mut self.leading {
+            leading.ages.note(now, token, place);
+        }
+    }
+
     /// The leadership's first entry is applied: waits and breaks count from here.
     fn establish(&mut self, now: Time) {
         let pending = self.state.pending_timers();
@@ -116,6 +140,8 @@ impl Core {
             return;
         };
         leading.established = true;
+        // What the entries before it granted is older than this leadership.
+        leading.ages = Ages::new(now, self.state.last_token(), self.state.last_place());
         leading.timers = Timers::default();
         for effect in &pending {
             set_timer(&mut leading.timers, now, effect);

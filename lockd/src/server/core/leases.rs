@@ -16,7 +16,9 @@ use lockd_protocol::{Millis, SessionId};
 use paxos::{ConfirmNumber, Time};
 
 use super::clients::ConnectionId;
-use crate::limits::{EXPIRIES_PER_TURN_MAX, EXPIRY_GRACE, PENDING_RENEWALS_MAX};
+use crate::limits::{
+    EXPIRIES_PER_TURN_MAX, EXPIRY_GRACE, PENDING_RENEWALS_MAX, RENEWALS_PER_SESSION_MAX,
+};
 
 /// The leases that one leadership keeps. Dropped with it.
 #[derive(Debug, Default)]
@@ -35,6 +37,8 @@ struct Timer {
     ends: Time,
     /// An entry that ends the session is on its way into the log: nothing renews it any more.
     ending: bool,
+    /// Its renewals that wait for their confirmation.
+    renewals: usize,
 }
 
 /// A renewal that waits for its confirmation.
@@ -62,6 +66,7 @@ impl Leases {
                 ttl,
                 ends,
                 ending: false,
+                renewals: 0,
             },
         );
         self.queue.push(Reverse((ends, session)));
@@ -111,8 +116,13 @@ impl Leases {
         if !planted::has(Planted::TimerFromAnswer) {
             self.restart(now, session);
         }
-        if self.renewals.len() >= PENDING_RENEWALS_MAX {
+        let timer = self.timers.get_mut(&session);
+        let own = timer.as_ref().map_or(0, |timer| timer.renewals);
+        if own >= RENEWALS_PER_SESSION_MAX || self.renewals.len() >= PENDING_RENEWALS_MAX {
             return false;
+        }
+        if let Some(timer) = timer {
+            timer.renewals += 1;
         }
         self.renewals.push_back(Renewal {
             confirm,
@@ -128,7 +138,11 @@ impl Leases {
         if self.renewals.front()?.confirm > number {
             return None;
         }
-        self.renewals.pop_front()
+        let renewal = self.renewals.pop_front()?;
+        if let Some(timer) = self.timers.get_mut(&renewal.session) {
+            timer.renewals = timer.renewals.saturating_sub(1);
+        }
+        Some(renewal)
     }
 
     /// Sessions whose timers have ended, marked as ending: a bounded number of them.
@@ -247,6 +261,20 @@ mod tests {
         let renewal = leases.confirmed(ConfirmNumber(3)).expect("answered");
         assert_eq!((renewal.session, renewal.number), (SessionId(1), 7));
         assert_eq!(leases.confirmed(ConfirmNumber(9)), None);
+    }
+
+    #[test]
+    fn a_session_has_a_few_renewals_waiting_and_no_more() {
+        let mut leases = leases();
+        let mut renew = |at, confirm| {
+            let confirm = ConfirmNumber(confirm);
+            leases.renew(ms(at), CONNECTION, SessionId(1), at, confirm)
+        };
+        let taken = (1..=100).filter(|at| renew(*at, 3)).count();
+        assert_eq!(taken, RENEWALS_PER_SESSION_MAX);
+        while leases.confirmed(ConfirmNumber(3)).is_some() {}
+        let again = leases.renew(ms(200), CONNECTION, SessionId(1), 200, ConfirmNumber(4));
+        assert!(again);
     }
 
     #[test]

@@ -9,6 +9,8 @@
 //! * [`clients`]: connections, routes and outboxes.
 //! * [`frames`]: what clients ask.
 //! * [`leading`]: what only a leader does.
+//! * [`quota`]: what one client may take at most.
+//! * [`ages`]: for how long locks have been held and waited for.
 //! * [`answers`]: renewals and questions that wait for a confirmation.
 //! * [`leases`]: session timers and renewals.
 //! * [`timers`]: ends of waits and breaks.
@@ -18,6 +20,7 @@
 //! * [`scrubbing`]: when the store is read again, and how fast.
 //! * [`replay`]: a state that follows the log.
 
+mod ages;
 mod answers;
 pub mod clients;
 pub mod compaction;
@@ -28,13 +31,14 @@ pub mod members;
 #[cfg(feature = "model")]
 mod model;
 mod proposals;
+pub mod quota;
 pub mod replay;
 pub mod scrubbing;
 #[cfg(test)]
 mod tests;
 mod timers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -46,12 +50,15 @@ use paxos::{
     SnapshotMeta, Time, WriteBatch,
 };
 
+use crate::limits::QUERIES_PER_TURN_MAX;
 use crate::state::{Effect, State};
+use answers::OwnQuestion;
 use clients::{Clients, ConnectionId, Outgoing};
 use compaction::{Compact, CompactFailure, Compaction, CompactionBounds};
 use leading::Leading;
 use members::Members;
 use proposals::Proposals;
+use quota::Quotas;
 use replay::{Replay, apply_entry};
 
 /// What a node is told about itself and its cell.
@@ -65,6 +72,8 @@ pub struct Settings {
     pub signer: Signer,
     /// When to make a snapshot.
     pub compaction: CompactionBounds,
+    /// What one client may take at most.
+    pub quotas: Quotas,
 }
 
 /// What follows from a turn, for the driver to carry out.
@@ -196,6 +205,8 @@ pub struct Core {
     log_first: Option<Slot>,
     clients: Clients,
     proposals: Proposals,
+    /// Questions that this node answers by itself, in its turns.
+    own_questions: VecDeque<OwnQuestion>,
     leading: Option<Leading>,
     effects: Vec<Effect>,
     removed: Option<Epoch>,
@@ -232,21 +243,12 @@ impl Core {
             log_first: None,
             clients: Clients::default(),
             proposals: Proposals::default(),
+            own_questions: VecDeque::new(),
             leading: None,
             effects: Vec::new(),
             removed: None,
             fatal: None,
         }
-    }
-
-    /// A client connected and showed a client's certificate.
-    pub fn client_joined(&mut self, name: String) -> ConnectionId {
-        self.clients.join(name, false)
-    }
-
-    /// A client connected and showed an operator's certificate.
-    pub fn operator_joined(&mut self, name: String) -> ConnectionId {
-        self.clients.join(name, true)
     }
 
     /// A client's connection is gone.
@@ -366,12 +368,17 @@ impl Core {
         }
         self.judge_by_the_clock(now);
         let mut work = Work::default();
+        let mut left = QUERIES_PER_TURN_MAX;
+        self.answer_questions(now, &mut left);
         loop {
             self.propose(now);
             if !self.drain_replica(now, &mut work) {
                 break;
             }
+            self.answer_questions(now, &mut left);
         }
+        self.answer_own_questions(now);
+        self.note_ages(now);
         let at = (self.applied, self.origin);
         work.compact = self
             .compaction
@@ -391,6 +398,12 @@ impl Core {
         if let Some(leading) = self.leading.as_ref().filter(|leading| leading.established) {
             let own = [leading.leases.next_deadline(), leading.timers.next()];
             next = own.into_iter().flatten().fold(next, Time::min);
+            if leading.has_questions() {
+                next = next.min(self.due);
+            }
+        }
+        if !self.own_questions.is_empty() {
+            next = next.min(self.due);
         }
         next
     }

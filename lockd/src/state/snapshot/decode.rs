@@ -1,6 +1,6 @@
 //! Reading a snapshot, which may come from a damaged disk or from anyone.
 
-use lockd_protocol::client::Outcome;
+use lockd_protocol::client::{About, Outcome};
 use lockd_protocol::limits::{
     ACQUISITIONS_PER_SESSION_MAX, LOCK_DELAY_MAX_MS, REENTRIES_MAX, SESSION_WINDOW, TTL_MAX_MS,
     TTL_MIN_MS,
@@ -56,6 +56,14 @@ pub enum SnapshotError {
     /// There is something after the end.
     #[error("the snapshot goes on after its end")]
     Trailing,
+}
+
+/// What a session was opened with.
+struct Opened<'a> {
+    nonce: Nonce,
+    ttl: Millis,
+    identity: &'a str,
+    about: About,
 }
 
 type Checked = Result<(), &'static str>;
@@ -168,9 +176,18 @@ impl Decoder {
                 id,
                 nonce,
                 ttl,
-                label,
+                identity,
+                about,
                 floor,
-            } => self.session(id, nonce, ttl, label, floor)?,
+            } => {
+                let opened = Opened {
+                    nonce,
+                    ttl,
+                    identity,
+                    about: about.into_owned(),
+                };
+                self.session(id, opened, floor)?;
+            }
             Item::Answer { sequence, outcome } => self.answer(sequence, outcome.into_owned())?,
             Item::Hold { lock, hold } => self.hold(lock, hold.into_owned())?,
             Item::Waiter { place, waiter } => self.waiter(place, waiter.into_owned())?,
@@ -192,14 +209,7 @@ impl Decoder {
         Ok(())
     }
 
-    fn session(
-        &mut self,
-        id: SessionId,
-        nonce: Nonce,
-        ttl: Millis,
-        label: &str,
-        floor: Sequence,
-    ) -> Checked {
+    fn session(&mut self, id: SessionId, opened: Opened<'_>, floor: Sequence) -> Checked {
         let last = self.state.sessions.last_key_value();
         if last.is_some_and(|(last, _)| *last >= id) || id.0 == 0 {
             return Err("the sessions are not in order");
@@ -210,11 +220,20 @@ impl Decoder {
         if self.state.sessions.len() >= SESSIONS_MAX {
             return Err("there are more sessions than a cell may have");
         }
+        let Opened {
+            nonce,
+            ttl,
+            identity,
+            about,
+        } = opened;
         if !(TTL_MIN_MS..=TTL_MAX_MS).contains(&ttl.0) {
             return Err("a session's TTL is not allowed");
         }
-        check_text("", label).map_err(|_| "a session's label is not allowed")?;
-        let mut session = Session::new(nonce, ttl, label.to_owned());
+        check_text("", identity).map_err(|_| "a session's identity is not allowed")?;
+        let checked = about.check();
+        checked.map_err(|_| "what a session says of itself is not allowed")?;
+        let identity = self.state.count_identity(identity);
+        let mut session = Session::new(nonce, ttl, identity, about);
         session.acknowledge(floor);
         if self.state.nonces.insert(nonce, id).is_some() {
             return Err("two sessions have the same nonce");

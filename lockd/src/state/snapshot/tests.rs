@@ -5,7 +5,7 @@ use crate::state::Effect;
 use crate::state::command::Command;
 use crate::state::lock::{Hold, Lock, More};
 use lockd_protocol::Mode;
-use lockd_protocol::client::{Acquire, Operation, Owner, Wait, Want, Wants};
+use lockd_protocol::client::{About, Acquire, Operation, Owner, Wait, Want, Wants};
 use paxos::{Ballot, Epoch, NodeId};
 
 /// Random commands (splitmix64: Steele, Lea, Flood, 2014), often such as make sense.
@@ -89,6 +89,14 @@ impl Commands {
             .unwrap_or((Sequence(self.below(20)), Token(self.below(30))))
     }
 
+    fn about(&mut self) -> About {
+        let labels = (0..self.below(3)).map(|n| (format!("key/{n}"), self.below(9).to_string()));
+        About {
+            labels: labels.collect(),
+            description: format!("client {}", self.below(9)),
+        }
+    }
+
     fn operation(&mut self, state: &State) -> Operation {
         let lock = self.lock();
         match self.below(12) {
@@ -131,7 +139,8 @@ impl Commands {
             1 | 2 => Command::Open {
                 nonce: Nonce(self.below(9).into()),
                 ttl: Millis(400 + self.below(5000)),
-                label: format!("client {}", self.below(9)),
+                identity: format!("identity {}", self.below(2)),
+                about: self.about(),
             },
             3 => Command::Expire {
                 session: self.session(),
@@ -283,12 +292,13 @@ fn chunks_may_be_cut_anywhere() {
 fn a_large_state_comes_in_small_chunks() {
     let mut state = State::default();
     for nonce in 0..5000 {
-        let (ttl, label) = (Millis(1000), "x".repeat(200));
+        let (ttl, about) = (Millis(1000), About::described("x".repeat(200)));
         state.apply(
             Command::Open {
                 nonce: Nonce(nonce),
                 ttl,
-                label,
+                identity: "client".to_owned(),
+                about,
             },
             &mut Vec::new(),
         );
@@ -352,7 +362,7 @@ fn whatever_the_bytes_are_they_are_refused_or_are_a_state_that_could_have_been()
 fn a_length_that_is_a_lie_allocates_nothing() {
     let mut bytes = encode(&State::default());
     bytes.truncate(MAGIC.len() + 1 + 1 + 4);
-    // A session whose label has 2^42 bytes, of which some come.
+    // A session whose identity has 2^42 bytes, of which some come.
     bytes.extend([1, 1, 1, 0x80, 0x10, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]);
     let mut decoder = Decoder::default();
     decoder.feed(&bytes).expect("more may come");
@@ -381,7 +391,8 @@ fn items_that_contradict_each_other_are_refused() {
         id: SessionId(id),
         nonce: Nonce(nonce),
         ttl: Millis(ttl),
-        label: "",
+        identity: "client",
+        about: Cow::Owned(About::default()),
         floor: Sequence(5),
     };
     let answer = |sequence| Item::Answer {
@@ -517,7 +528,7 @@ fn items_that_contradict_each_other_are_refused() {
 }
 
 #[test]
-fn the_bytes_of_version_2_stay_as_they_are() {
+fn the_bytes_of_version_3_stay_as_they_are() {
     let mut state = State::default();
     state.begin_leadership(leadership(3));
     let operations = [
@@ -537,7 +548,11 @@ fn the_bytes_of_version_2_stay_as_they_are() {
     let opens = [1, 2].map(|nonce| Command::Open {
         nonce: Nonce(nonce),
         ttl: Millis(1000),
-        label: format!("client {nonce}"),
+        identity: format!("identity {nonce}"),
+        about: About {
+            description: format!("client {nonce}"),
+            labels: [("team".to_owned(), "a".to_owned())].into(),
+        },
     });
     let requests = operations.map(|(session, sequence, operation)| Command::Request {
         session: SessionId(session),
@@ -564,7 +579,8 @@ fn acquire(lock: &str) -> Operation {
 }
 
 const GOLDEN: &str = "\
-    6c6b7374617465020002030101010301010101e80708636c69656e74203100010202e80708636c69656e7420\
-    320002020a010101030301610101010000000101000001037768790003016201020200000001000401020100\
-    01610002010000000607";
-const GOLDEN_DIGEST: &str = "79f66af7e4fa64e44c93492f1660a26d";
+    6c6b7374617465030002030101010301010101e8070a6964656e74697479203108636c69656e7420310104\
+    7465616d016100010202e8070a6964656e74697479203208636c69656e74203201047465616d0161000202\
+    0a010101030301610101010000000101000001037768790003016201020200000001000401020100016100\
+    02010000000607";
+const GOLDEN_DIGEST: &str = "08a2f61325f56611fba77d0fa71d91b2";

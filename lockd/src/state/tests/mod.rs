@@ -5,10 +5,12 @@ mod deadlock;
 mod modes;
 mod owners;
 mod requests;
+mod sessions;
 mod several;
 
+use super::listing::Unobserved;
 use super::*;
-use lockd_protocol::client::{Acquire, Answer, Owner, Wait, Want, Wants};
+use lockd_protocol::client::{About, Acquire, Answer, Owner, Wait, Want, Wants};
 use paxos::{Epoch, NodeId};
 
 fn leadership(round: u64) -> Ballot {
@@ -166,6 +168,16 @@ pub(super) fn check(state: &State) {
     });
     assert_eq!(owners, of_sessions.collect());
     assert_eq!(state.nonces.len(), state.sessions.len());
+    let mut identities = BTreeMap::new();
+    for session in state.sessions.values() {
+        let all = session.acquisitions().values();
+        let waits = all.filter(|a| a.place().is_some()).count();
+        assert_eq!(session.waits(), waits);
+        *identities
+            .entry(Arc::clone(session.identity()))
+            .or_default() += 1;
+    }
+    assert_eq!(state.identities, identities);
 }
 
 /// Nobody holds a lock beside somebody whom that excludes.
@@ -199,7 +211,8 @@ fn open(nonce: u128) -> Command {
     Command::Open {
         nonce: Nonce(nonce),
         ttl: Millis(10_000),
-        label: format!("client {nonce}"),
+        identity: "client".to_owned(),
+        about: About::described(format!("client {nonce}")),
     }
 }
 

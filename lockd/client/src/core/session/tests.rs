@@ -1,6 +1,6 @@
 //! One session under a clock that the tests move.
 
-use lockd_protocol::client::{Acquire, Grant, Wait};
+use lockd_protocol::client::{About, Acquire, Grant, Wait};
 use lockd_protocol::{LockName, Millis, Mode};
 
 use super::*;
@@ -23,7 +23,7 @@ fn core() -> Core {
         nonce: Nonce(1),
         ttl: TTL,
         keepalive: Duration::from_millis(3_333),
-        label: "test".into(),
+        about: About::described("test"),
         seed: 1,
     })
 }
