@@ -136,7 +136,7 @@ fn question(id: u64) -> ClientFrame {
             limit: 1000,
         },
     };
-    let stale = id % 3 == 0;
+    let stale = id.is_multiple_of(3);
     ClientFrame::Query { id, query, stale }
 }
 
