@@ -63,7 +63,7 @@
 //! # Layout
 //!
 //! [`core`] is the protocol without I/O; the rest is the shell around it: `dialer` and `link`
-//! speak QUIC, `task` runs in the background and owns the `sessions`, `lease` is what guards read
+//! speak QUIC, `watches` keeps what is watched, `task` runs in the background and owns the `sessions`, `lease` is what guards read
 //! without waiting for anybody.
 
 mod builder;
@@ -73,6 +73,7 @@ mod config;
 pub mod core;
 mod dial_error;
 mod dialer;
+mod election;
 mod error;
 mod guard;
 mod handle;
@@ -85,15 +86,19 @@ mod query;
 mod sessions;
 mod slot;
 mod task;
+mod watch;
+mod watches;
 
 pub use builder::ClientBuilder;
 pub use client::{Client, SessionBuilder};
 pub use clock::now;
 pub use config::{ClientConfig, ConfigError};
-pub use core::Time;
+pub use core::{Holders, Snapshot, Time, Update};
+pub use election::{Election, LeaderInfo, Leadership, Observer};
 pub use error::{
     AcquireError, BreakError, ConnectError, DowngradeError, DowngradeProblem, ErrorKind,
-    LostReason, QueryError, ReconfigureError, ReleaseError, ReleaseOutcome,
+    LostReason, MetadataError, QueryError, ReconfigureError, ReleaseError, ReleaseOutcome,
+    WatchError,
 };
 pub use guard::{GuardState, LockGuard};
 pub use kinds::{RwLock, Segments, Semaphore};
@@ -101,7 +106,9 @@ pub use lease::HeldLock;
 pub use lock::{LockBuilder, NameArg, Wait, WantArg};
 /// The protocol's types, for what appears in this crate's interface.
 pub use lockd_protocol as protocol;
-pub use lockd_protocol::Mode;
+pub use lockd_protocol::client::{Change, Event, Holder, Metadata, Value};
+pub use lockd_protocol::{EventNumber, Mode};
 pub use probe::probe;
 pub use query::Page;
 pub use slot::Broken;
+pub use watch::Watch;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockd_protocol::client::{self as protocol, Acquire, Operation, Owner, Want, Wants};
+use lockd_protocol::client::{
+    self as protocol, Acquire, MetadataTooLong, Operation, Owner, Value, Want, Wants,
+};
 use lockd_protocol::{InvalidName, LockName, Millis, Mode};
 use tokio::sync::oneshot;
 
@@ -103,6 +105,7 @@ pub struct LockBuilder {
     owner: Option<Owner>,
     barge: bool,
     delay: Duration,
+    metadata: Result<Value, MetadataTooLong>,
 }
 
 impl LockBuilder {
@@ -115,6 +118,7 @@ impl LockBuilder {
             owner: None,
             barge: false,
             delay: Duration::ZERO,
+            metadata: Ok(Value::default()),
         }
     }
 
@@ -181,6 +185,14 @@ impl LockBuilder {
         self
     }
 
+    /// Puts these bytes, at most 4 KiB, on what is acquired, in the same step as the grant: for
+    /// whoever [watches](crate::Client::watch) or asks [who](crate::Client::who) holds it. They are
+    /// gone with the hold. [`LockGuard::set_metadata`] puts others there.
+    pub fn metadata(mut self, bytes: impl AsRef<[u8]>) -> LockBuilder {
+        self.metadata = Value::new(bytes.as_ref());
+        self
+    }
+
     /// Acquires. Waiters are served in the order in which the cell got to know them.
     ///
     /// Dropping the future at any moment leaves the queue; if the lock had just been granted, it
@@ -190,6 +202,7 @@ impl LockBuilder {
     /// [`AcquireError`]. Whatever it says, nothing is held.
     pub async fn acquire(self) -> Result<LockGuard, AcquireError> {
         let wants = self.wants?;
+        let metadata = self.metadata?;
         let session = self.session;
         let (reply, mut answer) = oneshot::channel();
         let request = session.shared.next_request();
@@ -203,6 +216,7 @@ impl LockBuilder {
                 owner: self.owner,
                 barge: self.barge,
                 delay: millis(self.delay),
+                metadata,
             }),
             waiter: Waiter::Acquire {
                 wants,

@@ -178,7 +178,7 @@ impl Client {
         }
     }
 
-    async fn ask(&self, query: Query) -> Result<Answer, QueryError> {
+    pub(crate) async fn ask(&self, query: Query) -> Result<Answer, QueryError> {
         let (reply, answer) = oneshot::channel();
         let command = Command::Query { query, reply };
         self.session.send(command).map_err(|_| QueryError::Closed)?;

@@ -13,10 +13,10 @@ use super::session::Session;
 use super::{Effect, State};
 
 /// Bytes of one page: two of them fit a frame, with room left for what is around them.
-const PAGE_BYTES: usize = FRAME_BYTES_MAX / 2 - 4096;
+pub(super) const PAGE_BYTES: usize = FRAME_BYTES_MAX / 2 - 4096;
 
 /// Bytes of an item's numbers, roughly but never less.
-const ITEM_BYTES: usize = 64;
+pub(super) const ITEM_BYTES: usize = 64;
 
 impl State {
     /// How many sessions there are.
@@ -137,10 +137,11 @@ impl State {
             slot: hold.slot,
             times: hold.times() as u32,
             breaking: hold.breaking().map(str::to_owned),
+            metadata: hold.metadata().cloned(),
         };
         let texts = [&summary.owner, &summary.breaking].into_iter().flatten();
         let bytes = summary.label.len() + texts.map(String::len).sum::<usize>();
-        (bytes, summary)
+        (bytes + metadata_bytes(hold), summary)
     }
 
     fn describe_waiter(&self, place: u64, mode: Mode) -> Option<(usize, WaiterSummary)> {
@@ -201,6 +202,12 @@ fn page<T>(items: impl Iterator<Item = (usize, T)>, limit: u32) -> (Vec<T>, bool
         taken.push(item);
     }
     (taken, false)
+}
+
+/// What the metadata of a grant takes, bytes.
+pub(super) fn metadata_bytes(hold: &Hold) -> usize {
+    hold.metadata()
+        .map_or(0, |metadata| metadata.value.as_bytes().len())
 }
 
 fn summarise(name: &LockName, lock: &Lock) -> LockSummary {

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lockd::server::core::clients::ConnectionId;
 use lockd::server::core::compaction::CompactionBounds;
+use lockd::server::core::history::HistoryBounds;
 use lockd::server::core::members::{Member, Members, encode_members};
 use lockd::server::core::replay::Replay;
 use lockd::server::core::{Core, Fatal, Settings};
@@ -174,6 +175,7 @@ impl Node {
             node: lockd_protocol::NodeId(id.0),
             signer: Signer::from_seed(CELL, &[1; 32]).expect("a seed"),
             compaction: CompactionBounds::default(),
+            history: HistoryBounds::default(),
         };
         let mut core = Core::new(settings, replica, replay, now);
         let connections = [

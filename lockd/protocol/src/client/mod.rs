@@ -14,20 +14,21 @@
 //! **Renewal.** Each [`ClientFrame::KeepAlive`] has a fresh number; its answer extends the lease
 //! from the time at which that number was *sent*. A holder whose lock is being broken is told by
 //! [`NodeFrame::Lost`] before any later renewal of its session is answered on that stream.
-
 //!
 //! * [`operation`]: what a client asks to be done.
 //! * [`outcome`]: what became of it.
 //! * [`query`]: what it asks to be told.
+//! * [`watch`]: who holds what, and each change of it.
 
 pub mod operation;
 pub mod outcome;
 pub mod query;
+pub mod watch;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ticket::TicketText;
-use crate::types::{CellId, Millis, NodeId, Nonce, Sequence, SessionId};
+use crate::types::{CellId, EventNumber, Millis, NodeId, Nonce, Sequence, SessionId};
 
 pub use operation::{Acquire, Operation, Owner, Wait, Want, Wants};
 pub use outcome::{EndReason, Grant, InCircle, Outcome, Refusal};
@@ -35,6 +36,7 @@ pub use query::{
     Answer, HolderSummary, LockDetail, LockSummary, MemberChange, NodeStanding, Query,
     ReconfigureRefusal, SessionSummary, Status, WaiterSummary,
 };
+pub use watch::{Change, Event, Holder, Metadata, MetadataTooLong, News, Scope, Value};
 
 /// What a client sends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +83,21 @@ pub enum ClientFrame {
         id: u64,
         /// What to tell.
         query: Query,
+    },
+    /// Starts a watch; see [`watch`].
+    Watch {
+        /// Chosen by the client, never used before on this connection.
+        watch: u64,
+        /// What is watched.
+        scope: Scope,
+        /// The last event that the client knows of, to go on behind it; `None`: from the
+        /// present state on.
+        after: Option<EventNumber>,
+    },
+    /// Ends a watch.
+    Unwatch {
+        /// Which.
+        watch: u64,
     },
 }
 
@@ -163,6 +180,13 @@ pub enum NodeFrame {
         id: u64,
         /// The answer.
         answer: Answer,
+    },
+    /// What a watch is told.
+    News {
+        /// Which watch.
+        watch: u64,
+        /// What.
+        news: News,
     },
 }
 

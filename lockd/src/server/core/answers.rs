@@ -1,10 +1,9 @@
 //! Answers that wait for a confirmation: renewals and linearizable questions. And the one that
 //! does not: the node's status.
 
-use lockd_protocol::Millis;
-use lockd_protocol::NodeId;
-use lockd_protocol::client::{Answer, EndReason, NodeFrame, NodeStanding, Query, Status};
+use lockd_protocol::client::{Answer, EndReason, NodeFrame, NodeStanding, Query, Scope, Status};
 use lockd_protocol::planted::{self, Planted};
+use lockd_protocol::{EventNumber, Millis, NodeId};
 use paxos::{Ballot, ConfirmNumber, Time};
 
 use super::clients::ConnectionId;
@@ -18,8 +17,27 @@ use crate::state::Effect;
 pub(super) struct PendingQuery {
     pub(super) confirm: ConfirmNumber,
     pub(super) connection: ConnectionId,
-    pub(super) id: u64,
-    pub(super) query: Query,
+    pub(super) asked: Asked,
+}
+
+/// What waits for a confirmation.
+#[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone))]
+pub(super) enum Asked {
+    Query {
+        id: u64,
+        query: Query,
+    },
+    /// So that a watch begins with nothing that is older than what its client knows by itself.
+    Watch {
+        watch: u64,
+        scope: Scope,
+        after: Option<EventNumber>,
+    },
+    /// Its beginning may wait before it.
+    Unwatch {
+        watch: u64,
+    },
 }
 
 impl Core {
@@ -42,12 +60,23 @@ impl Core {
                 None
             }
         }) {
-            let answer = self.answer(now, &pending.query);
-            let frame = NodeFrame::Answer {
-                id: pending.id,
-                answer,
-            };
-            self.clients.send(pending.connection, &frame);
+            let connection = pending.connection;
+            match pending.asked {
+                Asked::Query { id, query } => {
+                    let answer = self.answer(now, &query);
+                    let frame = NodeFrame::Answer { id, answer };
+                    self.clients.send(connection, &frame);
+                }
+                Asked::Watch {
+                    watch,
+                    scope,
+                    after,
+                } => {
+                    let (key, clients) = ((connection, watch), &mut self.clients);
+                    self.watching.start(key, scope, after, clients);
+                }
+                Asked::Unwatch { watch } => self.watching.end(connection, watch),
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use lockd_protocol::client::NodeFrame;
 use lockd_protocol::{Nonce, SessionId, frame};
 
-use crate::limits::CLIENT_OUTBOX_BYTES_MAX;
+use crate::limits::{CLIENT_OUTBOX_BYTES_MAX, WATCH_OUTBOX_BYTES_MAX};
 
 /// A client connection of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,6 +47,8 @@ pub struct Outgoing {
     pub bytes: Vec<u8>,
     /// Close the connection behind them.
     pub close: bool,
+    /// There is more for it that waited for room: take a turn.
+    pub more: bool,
 }
 
 impl Clients {
@@ -161,6 +163,12 @@ impl Clients {
         }
     }
 
+    /// Whether a connection's outbox has room for what may as well come later.
+    pub(super) fn has_room(&self, id: ConnectionId) -> bool {
+        let connection = self.connections.get(&id);
+        connection.is_some_and(|it| it.outbox.len() < WATCH_OUTBOX_BYTES_MAX)
+    }
+
     /// Queues a frame for a connection. One that does not read is cut off.
     pub(super) fn send(&mut self, id: ConnectionId, message: &NodeFrame) {
         let Some(connection) = self.connections.get_mut(&id) else {
@@ -214,6 +222,7 @@ impl Clients {
         Some(Outgoing {
             bytes,
             close: connection.closing,
+            more: false,
         })
     }
 }

@@ -1,15 +1,16 @@
 //! What a client's frames ask of a node, and who gets them instead if it does not lead.
 
 use lockd_protocol::client::{
-    Answer, ClientFrame, NodeFrame, Operation, Outcome, Query, ReconfigureRefusal, Refusal,
+    Answer, ClientFrame, News, NodeFrame, Operation, Outcome, Query, ReconfigureRefusal, Refusal,
+    Scope,
 };
 use lockd_protocol::limits::CLIENT_PROTOCOL_VERSION;
 use lockd_protocol::planted::{self, Planted};
-use lockd_protocol::{CellId, NodeId, SessionId};
+use lockd_protocol::{CellId, EventNumber, NodeId, SessionId};
 use paxos::{Role, Time};
 
 use super::Core;
-use super::answers::PendingQuery;
+use super::answers::{Asked, PendingQuery};
 use super::clients::ConnectionId;
 use super::members::Wanted;
 use crate::limits::PENDING_QUERIES_MAX;
@@ -153,6 +154,12 @@ impl Core {
                 }
             }
             ClientFrame::Query { id, query } => self.query(now, connection, id, query),
+            ClientFrame::Watch {
+                watch,
+                scope,
+                after,
+            } => self.watch(now, connection, watch, scope, after),
+            ClientFrame::Unwatch { watch } => self.unwatch(connection, watch),
             // Hello was dealt with before; a frame of a later version cannot be decoded here.
             _ => {
                 let reason = "this frame has no place here".to_owned();
@@ -230,8 +237,53 @@ impl Core {
         leading.queries.push_back(PendingQuery {
             confirm,
             connection,
-            id,
-            query,
+            asked: Asked::Query { id, query },
+        });
+    }
+
+    fn unwatch(&mut self, connection: ConnectionId, watch: u64) {
+        let Some(leading) = &mut self.leading else {
+            return;
+        };
+        match leading.queries.back().map(|last| last.confirm) {
+            Some(confirm) if leading.queries.len() < PENDING_QUERIES_MAX => {
+                leading.queries.push_back(PendingQuery {
+                    confirm,
+                    connection,
+                    asked: Asked::Unwatch { watch },
+                });
+            }
+            _ => self.watching.end(connection, watch),
+        }
+    }
+
+    fn watch(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        watch: u64,
+        scope: Scope,
+        after: Option<EventNumber>,
+    ) {
+        let Ok(confirm) = self.replica.confirm(now) else {
+            return self.cannot_confirm(connection);
+        };
+        let Some(leading) = &mut self.leading else {
+            return;
+        };
+        if leading.queries.len() >= PENDING_QUERIES_MAX {
+            let news = News::Refused(Refusal::Busy);
+            let frame = NodeFrame::News { watch, news };
+            return self.clients.send(connection, &frame);
+        }
+        leading.queries.push_back(PendingQuery {
+            confirm,
+            connection,
+            asked: Asked::Watch {
+                watch,
+                scope,
+                after,
+            },
         });
     }
 }

@@ -70,6 +70,7 @@ impl Core {
             if self.leading.take().is_some() {
                 tracing::info!(node = %self.settings.node, "not leading any more");
                 self.forget_proposals();
+                self.watching.end_all();
             }
             return self
                 .clients
@@ -177,6 +178,8 @@ impl Core {
                 }
                 self.clients.unbind(session);
             }
+            // Dealt with on every node.
+            Effect::Changed(_) => {}
         }
     }
 

@@ -13,6 +13,7 @@
 //! * [`leases`]: session timers and renewals.
 //! * [`timers`]: ends of waits and breaks.
 //! * [`proposals`]: commands on their way into the log.
+//! * [`watching`]: who is told which change, and [`history`]: what is remembered for them.
 //! * [`members`]: who the members are and where, and how that is changed.
 //! * [`compaction`]: when a new snapshot is due.
 //! * [`scrubbing`]: when the store is read again, and how fast.
@@ -22,6 +23,7 @@ mod answers;
 pub mod clients;
 pub mod compaction;
 mod frames;
+pub mod history;
 mod leading;
 mod leases;
 pub mod members;
@@ -33,6 +35,7 @@ pub mod scrubbing;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod watching;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,10 +52,12 @@ use paxos::{
 use crate::state::{Effect, State};
 use clients::{Clients, ConnectionId, Outgoing};
 use compaction::{Compact, CompactFailure, Compaction, CompactionBounds};
+use history::HistoryBounds;
 use leading::Leading;
 use members::Members;
 use proposals::Proposals;
 use replay::{Replay, apply_entry};
+use watching::Watching;
 
 /// What a node is told about itself and its cell.
 #[derive(Debug)]
@@ -65,6 +70,8 @@ pub struct Settings {
     pub signer: Signer,
     /// When to make a snapshot.
     pub compaction: CompactionBounds,
+    /// How many changes to remember for watches.
+    pub history: HistoryBounds,
 }
 
 /// What follows from a turn, for the driver to carry out.
@@ -197,6 +204,7 @@ pub struct Core {
     clients: Clients,
     proposals: Proposals,
     leading: Option<Leading>,
+    watching: Watching,
     effects: Vec<Effect>,
     removed: Option<Epoch>,
     fatal: Option<Fatal>,
@@ -214,6 +222,7 @@ impl Core {
     #[must_use]
     pub fn new(settings: Settings, replica: Replica, replay: Replay, now: Time) -> Core {
         let status = replica.status();
+        let watching = Watching::new(settings.history, replay.state.last_event());
         let compaction = Compaction::new(settings.compaction, status.snapshot, &replay);
         Core {
             settings: Arc::new(settings),
@@ -233,6 +242,7 @@ impl Core {
             clients: Clients::default(),
             proposals: Proposals::default(),
             leading: None,
+            watching,
             effects: Vec::new(),
             removed: None,
             fatal: None,
@@ -252,6 +262,7 @@ impl Core {
     /// A client's connection is gone.
     pub fn client_left(&mut self, connection: ConnectionId) {
         self.clients.leave(connection);
+        self.watching.leave(connection);
     }
 
     /// The replicated state, as far as this node has applied it.
@@ -353,7 +364,9 @@ impl Core {
 
     /// What is to be written to a client; `spare` becomes its next buffer.
     pub fn take_outgoing(&mut self, id: ConnectionId, spare: Vec<u8>) -> Option<Outgoing> {
-        self.clients.take_outgoing(id, spare)
+        let outgoing = self.clients.take_outgoing(id, spare)?;
+        let more = self.watching.has_room_again(id);
+        Some(Outgoing { more, ..outgoing })
     }
 
     /// Acts on everything handed in since the last turn.
@@ -372,6 +385,7 @@ impl Core {
                 break;
             }
         }
+        self.watching.catch_up(&self.state, &mut self.clients);
         let at = (self.applied, self.origin);
         work.compact = self
             .compaction
@@ -387,6 +401,9 @@ impl Core {
     /// When [`Core::turn`] has to be called even if nothing arrives.
     #[must_use]
     pub fn next_turn(&self) -> Time {
+        if self.watching.is_busy() {
+            return Time(0);
+        }
         let mut next = self.replica.next_timer();
         if let Some(leading) = self.leading.as_ref().filter(|leading| leading.established) {
             let own = [leading.leases.next_deadline(), leading.timers.next()];
@@ -480,6 +497,7 @@ impl Core {
         let mended = self.compaction.installed(meta);
         self.snapshot_replaced(mended);
         let old = std::mem::replace(&mut self.state, *state);
+        self.watching.start_anew(self.state.last_event());
         Some(Box::new(old))
     }
 
@@ -497,8 +515,10 @@ impl Core {
             self.fatal = Some(fatal);
         }
         for effect in effects.drain(..) {
-            if self.leading.is_some() {
-                self.lead(now, effect);
+            match effect {
+                Effect::Changed(event) => self.watching.happened(event, &mut self.clients),
+                effect if self.leading.is_some() => self.lead(now, effect),
+                _ => {}
             }
         }
         self.effects = effects;

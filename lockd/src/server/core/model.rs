@@ -8,6 +8,7 @@ use lockd_protocol::{Nonce, SessionId};
 use paxos::{Replica, Time};
 
 use super::Core;
+use super::answers::Asked;
 use super::clients::ConnectionId;
 use crate::limits::{EXPIRY_GRACE, STALL};
 
@@ -85,7 +86,11 @@ impl Core {
         let due = leading.established.then(|| relative(self.due));
         (alarms, due, leading.queries.len()).hash(hasher);
         for query in &leading.queries {
-            (query.confirm, query.id).hash(hasher);
+            let id = match &query.asked {
+                Asked::Query { id, .. } => id,
+                Asked::Watch { watch, .. } | Asked::Unwatch { watch } => watch,
+            };
+            (query.confirm, id).hash(hasher);
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::state::Effect;
 use crate::state::command::Command;
 use crate::state::lock::{Hold, Lock, More};
 use lockd_protocol::Mode;
-use lockd_protocol::client::{Acquire, Operation, Owner, Wait, Want, Wants};
+use lockd_protocol::client::{Acquire, Metadata, Operation, Owner, Value, Wait, Want, Wants};
 use paxos::{Ballot, Epoch, NodeId};
 
 /// Random commands (splitmix64: Steele, Lea, Flood, 2014), often such as make sense.
@@ -75,7 +75,14 @@ impl Commands {
             owner: (self.below(2) == 0).then_some(owner),
             barge: self.below(8) == 0,
             delay: Millis(self.below(3) * 5),
+            metadata: self.value(),
         }
+    }
+
+    /// None, half of the time.
+    fn value(&mut self) -> Value {
+        let bytes = self.below(6).saturating_sub(3) * 3;
+        Value::new(&b"a\0\xff567"[..bytes as usize]).expect("short")
     }
 
     /// Of an acquisition that is held, most of the time.
@@ -114,7 +121,18 @@ impl Commands {
             10 => Operation::Cancel {
                 acquire: Sequence(self.below(20)),
             },
-            _ => match self.below(4) {
+            _ => match self.below(8) {
+                4.. => {
+                    let (acquire, token) = self.held(state);
+                    let expect = (self.below(2) == 0).then(|| EventNumber(self.below(9)));
+                    let value = self.value();
+                    Operation::SetMetadata {
+                        acquire,
+                        token,
+                        expect,
+                        value,
+                    }
+                }
                 0 => Operation::Close,
                 _ => Operation::Cancel {
                     acquire: Sequence(1 + self.below(1500)),
@@ -223,7 +241,7 @@ fn full(seed: u64) -> State {
 
 #[test]
 fn a_decoded_state_is_the_state_and_goes_on_as_it_does() {
-    let mut seen = [0usize; 9];
+    let mut seen = [0usize; 10];
     for seed in 0..3000 {
         let (mut commands, mut state) = (Commands::new(seed), State::default());
         commands.apply_some(&mut state);
@@ -253,6 +271,8 @@ fn a_decoded_state_is_the_state_and_goes_on_as_it_does() {
         seen[6] += state.closed.len();
         let holds = state.locks.values().flat_map(|lock| &lock.holds);
         seen[7] += holds.filter(|hold| hold.times() > 1).count();
+        let holds = state.locks.values().flat_map(|lock| &lock.holds);
+        seen[9] += holds.filter(|hold| hold.metadata().is_some()).count();
         seen[8] += state
             .locks
             .values()
@@ -375,6 +395,7 @@ fn items_that_contradict_each_other_are_refused() {
         last_session: SessionId(2),
         last_token: Token(2),
         last_place: 2,
+        last_event: EventNumber(2),
         leadership: None,
     };
     let session = |id, nonce, ttl| Item::Session {
@@ -491,6 +512,19 @@ fn items_that_contradict_each_other_are_refused() {
             ],
             "delay",
         ),
+        (
+            vec![
+                one(),
+                more(More {
+                    metadata: Some(Metadata {
+                        version: EventNumber(3),
+                        value: Value::default(),
+                    }),
+                    ..More::default()
+                }),
+            ],
+            "version",
+        ),
         (vec![closed("a", 1, 0)], "longer"),
         (vec![closed("a", 9, 1)], "no grant"),
         (vec![closed("b", 1, 1), closed("a", 1, 1)], "in order"),
@@ -501,6 +535,7 @@ fn items_that_contradict_each_other_are_refused() {
             last_session: SessionId(2),
             last_token: Token(2),
             last_place: 2,
+            last_event: EventNumber(2),
             leadership: None,
         };
         let items = std::iter::once(counters).chain(items);
@@ -517,7 +552,7 @@ fn items_that_contradict_each_other_are_refused() {
 }
 
 #[test]
-fn the_bytes_of_version_2_stay_as_they_are() {
+fn the_bytes_of_version_3_stay_as_they_are() {
     let mut state = State::default();
     state.begin_leadership(leadership(3));
     let operations = [

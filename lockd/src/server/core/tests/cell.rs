@@ -33,6 +33,11 @@ pub(super) fn first_membership() -> Membership {
 
 impl Cell {
     pub(super) fn new() -> Cell {
+        Cell::remembering(HistoryBounds::default())
+    }
+
+    /// A cell whose nodes remember so much for watches.
+    pub(super) fn remembering(history: HistoryBounds) -> Cell {
         let membership = first_membership();
         let cores = membership.members.iter().map(|id| {
             let config = Config {
@@ -49,6 +54,7 @@ impl Cell {
                 node: NodeId(id.0),
                 signer: Signer::from_seed(CELL, &[1; 32]).expect("a seed"),
                 compaction: CompactionBounds::default(),
+                history,
             };
             (
                 NodeId(id.0),
