@@ -110,6 +110,7 @@ impl Node {
             node: NodeId(self.at as u64 + 1),
             signer: Signer::from_seed(CELL, &TICKET_SEED).expect("a seed of the right length"),
             compaction: plan.compaction,
+            history: plan.history,
         };
         self.core = Some(Core::new(settings, replica, replay, time));
     }

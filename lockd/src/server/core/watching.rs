@@ -122,6 +122,13 @@ impl Watching {
         !self.queue.is_empty()
     }
 
+    /// Whether there is no watch, and no trace of one.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        let traces = self.by_name.len() + self.by_prefix.len() + self.held_up.len();
+        self.watches.is_empty() && traces == 0
+    }
+
     /// This node does not lead any more: clients start their watches at the leader.
     pub(super) fn end_all(&mut self) {
         self.watches.clear();

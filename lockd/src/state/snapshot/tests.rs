@@ -371,7 +371,7 @@ fn whatever_the_bytes_are_they_are_refused_or_are_a_state_that_could_have_been()
 #[test]
 fn a_length_that_is_a_lie_allocates_nothing() {
     let mut bytes = encode(&State::default());
-    bytes.truncate(MAGIC.len() + 1 + 1 + 4);
+    bytes.truncate(MAGIC.len() + 1 + 1 + 5);
     // A session whose label has 2^42 bytes, of which some come.
     bytes.extend([1, 1, 1, 0x80, 0x10, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]);
     let mut decoder = Decoder::default();
@@ -558,7 +558,7 @@ fn the_bytes_of_version_3_stay_as_they_are() {
     let operations = [
         (1, 1, acquire("a")),
         (2, 1, acquire("a")),
-        (1, 2, acquire("b")),
+        (1, 2, with_metadata(acquire("b"))),
         (
             2,
             2,
@@ -598,8 +598,18 @@ fn acquire(lock: &str) -> Operation {
     })
 }
 
+fn with_metadata(operation: Operation) -> Operation {
+    match operation {
+        Operation::Acquire(acquire) => Operation::Acquire(Acquire {
+            metadata: Value::new(b"10.0.0.1").expect("short"),
+            ..acquire
+        }),
+        other => other,
+    }
+}
+
 const GOLDEN: &str = "\
-    6c6b7374617465020002030101010301010101e80708636c69656e74203100010202e80708636c69656e7420\
-    320002020a010101030301610101010000000101000001037768790003016201020200000001000401020100\
-    01610002010000000607";
-const GOLDEN_DIGEST: &str = "79f66af7e4fa64e44c93492f1660a26d";
+    6c6b737461746503000203010201010301010101e80708636c69656e74203100010202e80708636c69656e742032\
+    0002020a010101030301610101010000000101000001037768790000030162010202000000010100000000010208\
+    31302e302e302e3104010201000161000201000000000607";
+const GOLDEN_DIGEST: &str = "0d25caa4431113864b541d1ec112f862";

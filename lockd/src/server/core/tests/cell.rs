@@ -136,7 +136,8 @@ impl Cell {
             work.loads.is_empty(),
             "nothing is old enough to be read from disk"
         );
-        let moved = !work.writes.is_empty() || !work.messages.is_empty();
+        let busy = core.watching.is_busy();
+        let moved = busy || !work.writes.is_empty() || !work.messages.is_empty();
         for batch in work.writes {
             core.persisted(self.now, batch.id);
         }
