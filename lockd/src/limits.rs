@@ -37,7 +37,7 @@ pub const WATCHES_MAX: usize = 1 << 18;
 
 /// Bytes that may wait to be written to a client before its watches wait too. What they miss
 /// meanwhile they are told later, as long as the node remembers it.
-pub const WATCH_OUTBOX_BYTES_MAX: usize = 256 << 10;
+pub const WATCH_OUTBOX_BYTES_MAX: usize = 64 << 10;
 
 /// Remembered changes that are looked at in one turn, at most, for watches that are behind.
 pub const WATCH_SCANS_PER_TURN_MAX: usize = 32 * 1024;

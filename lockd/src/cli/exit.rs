@@ -127,7 +127,7 @@ impl From<ConnectError> for Failure {
 impl From<AcquireError> for Failure {
     fn from(error: AcquireError) -> Failure {
         let code = match &error {
-            AcquireError::Name(_) => USAGE,
+            AcquireError::Name(_) | AcquireError::Metadata(_) => USAGE,
             AcquireError::NotAvailable { .. }
             | AcquireError::TimedOut
             | AcquireError::Deadlock(_)

@@ -21,6 +21,7 @@ mod sessions;
 mod status;
 mod supervise;
 mod terminal;
+mod watch;
 mod who;
 
 use std::process::ExitCode;
@@ -48,6 +49,7 @@ enum Command {
     Member(member::Args),
     Ls(ls::Args),
     Who(who::Args),
+    Watch(watch::Args),
     Sessions(sessions::Args),
     Break(break_lock::Args),
     #[command(name = child::NAME, hide = true)]
@@ -89,6 +91,7 @@ fn run(command: Command) -> ExitCode {
         Command::Member(args) => member::run(args),
         Command::Ls(args) => ls::run(&args),
         Command::Who(args) => who::run(&args),
+        Command::Watch(args) => watch::run(&args),
         Command::Sessions(args) => sessions::run(&args),
         Command::Break(args) => break_lock::run(&args),
         Command::Child(args) => Err(child::run(&args)),

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::config::ConfigArgs;
 use super::exit::{self, Failure};
 use super::output::{self, Table};
+use super::watch::metadata_to_json;
 use super::{ls, run_async};
 
 /// Shows who holds a lock and who waits for it, in order
@@ -40,7 +41,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 }
 
 fn to_text(detail: &LockDetail) -> String {
-    let mut table = Table::new(["", "SESSION", "LABEL", "OWNER", "MODE", "TOKEN"]);
+    let mut table = Table::new(["", "SESSION", "LABEL", "OWNER", "MODE", "TOKEN", "METADATA"]);
     let mode = detail.summary.mode;
     for holder in &detail.holders {
         let mode = match mode {
@@ -55,6 +56,10 @@ fn to_text(detail: &LockDetail) -> String {
             holder.owner.clone().unwrap_or_default(),
             mode,
             holder.token.to_string(),
+            holder
+                .metadata
+                .as_ref()
+                .map_or_else(String::new, |metadata| metadata.value.to_text()),
         ]);
     }
     for (at, waiter) in detail.waiters.iter().enumerate() {
@@ -115,5 +120,6 @@ fn holder_to_json(holder: &HolderSummary) -> Value {
         "slot": holder.slot,
         "times": holder.times,
         "breaking": holder.breaking,
+        "metadata": holder.metadata.as_ref().map(metadata_to_json),
     })
 }

@@ -221,3 +221,38 @@ pub enum News {
     /// There is no such watch, and why.
     Refused(Refusal),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_that_is_too_long_is_not_made_and_does_not_survive_decoding() {
+        let most = vec![7; METADATA_BYTES_MAX];
+        let value = Value::new(&most).unwrap();
+        let bytes = postcard::to_stdvec(&value).unwrap();
+        assert_eq!(postcard::from_bytes(&bytes), Ok(value));
+        let more = [&most[..], &[7]].concat();
+        assert_eq!(Value::new(&more), Err(MetadataTooLong(more.len())));
+        let bytes = postcard::to_stdvec(&more).unwrap();
+        assert!(postcard::from_bytes::<Value>(&bytes).is_err());
+    }
+
+    #[test]
+    fn metadata_is_shown_as_one_line_from_which_the_bytes_can_be_had() {
+        let text = |bytes: &[u8]| Value::new(bytes).unwrap().to_text();
+        assert_eq!(text("10.0.0.1:80, été".as_bytes()), "10.0.0.1:80, été");
+        assert_eq!(text(b"a\n\\\xff\0"), r"a\x0a\\\xff\x00");
+        assert_eq!(text("\u{85}".as_bytes()), r"\xc2\x85");
+    }
+
+    #[test]
+    fn a_scope_is_one_lock_or_all_that_begin_alike() {
+        let name = |name| LockName::new(name).unwrap();
+        let prefix = Scope::Prefix("a/".to_owned());
+        assert!(prefix.covers(&name("a/b")) && !prefix.covers(&name("a")));
+        let lock = Scope::Lock(name("a"));
+        assert!(lock.covers(&name("a")) && !lock.covers(&name("a/b")));
+        assert!(Scope::Prefix(String::new()).covers(&name("x")));
+    }
+}

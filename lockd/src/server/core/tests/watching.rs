@@ -204,7 +204,9 @@ fn what_is_not_remembered_any_more_is_told_as_a_gap_and_listed_anew() {
         .expect("a member")
         .client_left(watcher.connection);
     user.release(&mut cell, first);
-    (0..8).for_each(|n| drop(user.hold(&mut cell, &format!("a{n}"), b"")));
+    for n in 0..8 {
+        user.hold(&mut cell, &format!("a{n}"), b"");
+    }
     let mut watcher = cell.connect(leader);
     let begin = core.start(1);
     let frames = cell.ask(&mut watcher, begin);
@@ -215,13 +217,12 @@ fn what_is_not_remembered_any_more_is_told_as_a_gap_and_listed_anew() {
         panic!("{told:?}");
     };
     assert_eq!((snapshot.at, snapshot.holders.len()), (EventNumber(10), 8));
-    let told = user.hold(&mut cell, "a9", b"");
+    user.hold(&mut cell, "a9", b"");
     let frames = cell.received(&mut watcher);
     assert_eq!(
         events(&take(&mut core, 1, frames)),
         [(11, Change::Granted, "a9")]
     );
-    drop(told);
 }
 
 #[test]
