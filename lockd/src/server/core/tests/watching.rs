@@ -301,7 +301,7 @@ fn a_slow_client_for_which_too_much_happens_is_told_a_gap_and_gets_the_present_s
     }
     let mut holders = Holders::default();
     let mut gaps = 0;
-    for _ in 0..10 {
+    for _ in 0..40 {
         let frames = cell.received(&mut slow);
         for update in take(&mut core, 1, frames) {
             gaps += usize::from(matches!(update, Update::Resync(_)));
@@ -332,7 +332,7 @@ fn a_listing_of_many_pages_is_true_at_its_end() {
     user.hold(&mut cell, "000", b"");
     user.hold(&mut cell, "zzz", b"");
     let mut updates = Vec::new();
-    for _ in 0..10 {
+    for _ in 0..40 {
         let frames = cell.received(&mut slow);
         updates.extend(take(&mut core, 1, frames));
     }
