@@ -120,7 +120,6 @@ impl Leadership {
     }
 
     /// The lock that this is, with its state and its deadline.
-    #[must_use]
     pub fn guard(&self) -> &LockGuard {
         &self.guard
     }
