@@ -28,7 +28,7 @@ fn no_seed_breaks_a_promise_and_everything_that_can_happen_does() {
 const FOUND_BY: [(Planted, u64, &[&str]); 21] = [
     (Planted::RetryExecutedTwice, 0, &["10 ", "12 "]),
     (Planted::DedupEvicted, 0, &["10 "]),
-    (Planted::ReleaseWithoutToken, 0, &["11 ", "17 "]),
+    (Planted::ReleaseWithoutToken, 0, &["11 ", "17 ", "19 "]),
     (Planted::GrantToEndedSession, 0, &["7 "]),
     (Planted::UnfairQueue, 0, &["12 "]),
     (Planted::NonDeterministicApply, 0, &["4 "]),
