@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use crate::client::Client;
 use crate::core::Update;
 use crate::error::WatchError;
-use crate::handle::Session;
+use crate::handle::Shared;
 use crate::lock::NameArg;
 use crate::task::Command;
 use crate::watches::{WatchCommand, WatchId};
@@ -64,11 +64,11 @@ impl Inbox {
 /// [`Update::Snapshot`]. Where something was missed after all, the next update is
 /// [`Update::Resync`], never a later event. [`Holders`](crate::Holders) puts updates together.
 ///
-/// It needs no session, and goes on until it is dropped.
+/// It needs no session, keeps none open, and goes on until it is dropped, also after its client.
 #[derive(Debug)]
 #[must_use = "a watch that is dropped ends"]
 pub struct Watch {
-    session: Arc<Session>,
+    shared: Arc<Shared>,
     id: WatchId,
     inbox: Arc<Inbox>,
 }
@@ -87,7 +87,7 @@ impl Client {
     fn watch_scope(&self, scope: Result<Scope, WatchError>) -> Watch {
         let id = WatchId(self.session.shared.next_id());
         let watch = Watch {
-            session: Arc::clone(&self.session),
+            shared: Arc::clone(&self.session.shared),
             id,
             inbox: Arc::new(Inbox::default()),
         };
@@ -137,7 +137,7 @@ impl Watch {
         }
         if std::mem::take(&mut inside.overflown) {
             let again = WatchCommand::Again { id: self.id };
-            let sent = self.session.send(Command::Watch(again));
+            let sent = self.shared.send(Command::Watch(again));
             sent.map_err(|_| WatchError::Closed)?;
         }
         Ok(None)
@@ -148,6 +148,6 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let end = WatchCommand::End { id: self.id };
         // Without a background task it has ended.
-        let _ = self.session.send(Command::Watch(end));
+        let _ = self.shared.send(Command::Watch(end));
     }
 }

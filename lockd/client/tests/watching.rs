@@ -294,3 +294,25 @@ async fn an_observer_sees_every_term_that_lasts_and_never_an_earlier_one_after_a
     let asked = a.election("leader").leader().await.expect("answered");
     assert_eq!(asked.map(|asked| asked.token), Some(second.token()));
 }
+
+#[tokio::test]
+async fn a_watch_outlives_its_client_and_keeps_no_session_open() {
+    let cell = DevCell::start(None).expect("a cell");
+    let (a, b) = (connect(&cell).await, connect(&cell).await);
+    let mut watch = b.watch("job");
+    assert!(matches!(watch.next().await, Ok(Update::Snapshot(_))));
+    let session = b.session_id().expect("open");
+    drop(b);
+    while a
+        .sessions()
+        .await
+        .expect("answered")
+        .iter()
+        .any(|it| it.session == session)
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(a.lock("job").acquire().await.expect("free"));
+    assert_eq!(event(&mut watch).await, is(Change::Granted, "job", None));
+    assert_eq!(event(&mut watch).await, is(Change::Released, "job", None));
+}
