@@ -161,8 +161,8 @@ impl Plan {
         plan.with_character(dice)
     }
 
-    /// In every other run users watch, and put something on what they hold. Drawn apart, so that the
-    /// others are what they are without.
+    /// In every other run users watch, and put something on what they hold. Drawn apart, so that
+    /// the others are what they are without.
     pub(super) fn draw_watches(&mut self, dice: &mut Dice) {
         if dice.below(2) == 0 {
             return;

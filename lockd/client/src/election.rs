@@ -1,4 +1,4 @@
-//! Leader election: a lock whose holder leads, with metadata that says what the others need to know.
+//! Leader election: a lock whose holder leads, with metadata that says what others need to know.
 
 use lockd_protocol::client::{Answer, HolderSummary, Query};
 use lockd_protocol::ticket::TicketText;

@@ -63,8 +63,8 @@
 //! # Layout
 //!
 //! [`core`] is the protocol without I/O; the rest is the shell around it: `dialer` and `link`
-//! speak QUIC, `watches` keeps what is watched, `task` runs in the background and owns the `sessions`, `lease` is what guards read
-//! without waiting for anybody.
+//! speak QUIC, `task` runs in the background and owns the `sessions` and the `watches`, `lease` is
+//! what guards read without waiting for anybody.
 
 mod builder;
 mod client;

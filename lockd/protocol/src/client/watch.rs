@@ -28,7 +28,7 @@ pub struct Value(Arc<[u8]>);
 /// Metadata that is too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "metadata has {0} bytes, at most {METADATA_BYTES_MAX} are allowed: keep what is longer elsewhere"
+    "metadata has {0} bytes, at most {METADATA_BYTES_MAX} are allowed: keep the rest elsewhere"
 )]
 pub struct MetadataTooLong(pub usize);
 
