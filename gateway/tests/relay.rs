@@ -1,5 +1,5 @@
-//! What passes through the gateway besides the fence: COPY, notifications, cancel requests, prepared
-//! statements, and bytes that are none of the protocol's.
+//! What passes through the gateway besides the fence: COPY, notifications, cancel requests,
+//! prepared statements, and bytes that are none of the protocol's.
 // Helpers are outside of test functions; a failed one fails its test.
 #![allow(clippy::unwrap_used)]
 
