@@ -43,7 +43,7 @@ const FOUND_BY: [(Planted, u64, &[&str]); 21] = [
     (Planted::MarginOfOneClock, 0, &["8 "]),
     (Planted::MemoryOnly, 0, &["15 "]),
     (Planted::AdmitBeforeDrained, 100, &["15 ", "16 "]),
-    (Planted::NoReseed, 0, &["15 "]),
+    (Planted::NoReseed, 244, &["15 "]),
     (Planted::MetadataOfAnyVersion, 0, &["21 "]),
     (Planted::WatchSkipsAfterReconnect, 0, &["20 "]),
     (Planted::GapUntold, 0, &["20 "]),
