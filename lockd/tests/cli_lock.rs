@@ -229,6 +229,132 @@ fn the_command_dies_with_lockd() {
 }
 
 #[test]
+fn what_the_command_has_started_dies_with_lockd() {
+    let cell = Cell::start();
+    // Deaf to everything but SIGKILL, and not the process that the kernel was told to kill.
+    let deaf = "sh -c 'trap \"\" TERM HUP INT; echo $$; while :; do sleep 1; done' & wait";
+    let mut holder = cell.lock(&["a"], &format!("echo $$; {deaf}"));
+    let shell = pid(holder.line().parse::<i32>().expect("a process id"));
+    let child = pid(holder.line().parse::<i32>().expect("a process id"));
+    assert_ne!(shell, child);
+    holder.signal(Signal::KILL);
+    wait_until("the command is gone", || !is_alive(shell));
+    wait_until("so is what it has started", || !is_alive(child));
+}
+
+#[test]
+fn what_the_command_leaves_running_in_the_background_goes_on_after_its_end() {
+    let cell = Cell::start();
+    let script = "sleep 60 >/dev/null 2>&1 & echo $!";
+    let said = cell.run(&["lock", "a", "--", "sh", "-c", script]);
+    let left = pid(said.out.trim().parse::<i32>().expect("a process id"));
+    assert!(is_alive(left));
+    rustix::process::kill_process(left, Signal::KILL).expect("it is there");
+}
+
+#[test]
+fn the_command_has_a_process_group_of_its_own_and_leads_it() {
+    let cell = Cell::start();
+    let script = "echo $$; ps -o pgid= -p $$";
+    let said = cell.run(&["lock", "a", "--", "sh", "-c", script]);
+    let words: Vec<&str> = said.out.split_whitespace().collect();
+    assert_eq!(words[0], words[1], "{}", said.out);
+}
+
+#[test]
+fn grace_is_the_time_between_the_signals_and_is_refused_where_it_does_not_fit() {
+    let cell = Cell::start();
+    let flags = ["--ttl", "60s", "--grace", "100ms"];
+    let script = "trap 'echo asked' TERM; while :; do sleep 0.05; done";
+    let mut deaf = cell.lock(&[&["a"], &flags[..]].concat(), script);
+    assert_eq!(cell.run(&["break", "a", "--reason", "x"]).code, 0);
+    assert_eq!(deaf.line(), "asked");
+    // Long before the minute of its lease is over, which is when it would be killed otherwise.
+    let said = Said::of(deaf.wait());
+    assert_eq!(said.code, 121, "{}", said.err);
+    let next = cell.run(&["lock", "a", "--try", "--", "true"]);
+    assert_eq!(next.code, 0, "the lock was given back: {}", next.err);
+
+    let long = ["lock", "a", "--ttl", "10s", "--grace", "9s", "--", "true"];
+    let refused = cell.run(&long);
+    let line = refused.one_line(2);
+    assert!(
+        line.contains("--grace 9s") && line.contains("--ttl 10s"),
+        "{line}"
+    );
+    let ignored = [
+        "lock",
+        "a",
+        "--grace",
+        "1s",
+        "--on-lost",
+        "ignore",
+        "--",
+        "true",
+    ];
+    let refused = cell.run(&ignored);
+    assert!(refused.one_line(2).contains("--on-lost ignore"));
+}
+
+#[test]
+fn a_ticket_descriptor_gets_the_ticket_and_the_environment_does_not() {
+    let cell = Cell::start();
+    let lockd = env!("CARGO_BIN_EXE_lockd");
+    // The command has the reading end of a pipe, and no writing end: it reads to the end.
+    let inside = "cat <&4; env; test ! -e /proc/$$/fd/3 && echo alone";
+    let script = format!(
+        "LOCKD_TICKET=outer exec {lockd} lock a --ticket-fd 3 -- sh -c '{inside}' 3>{0} 4<{0}",
+        "\"$pipe\""
+    );
+    let dir = tempfile::tempdir().expect("a directory");
+    let pipe = dir.path().join("pipe");
+    let mut command = std::process::Command::new("sh");
+    // Opened for both first, since each end alone would wait for the other.
+    command.args([
+        "-c",
+        &format!("mkfifo \"$pipe\"; exec 9<>\"$pipe\"; {script} 9>&-"),
+    ]);
+    command
+        .env("pipe", &pipe)
+        .env("LOCKD_CONFIG", &cell.config)
+        .stdin(Stdio::null());
+    let said = cell_said(command);
+    assert_eq!(said.code, 0, "{}", said.err);
+    let ticket = said.out.lines().next().expect("a line");
+    let config = lockd_client::ClientConfig::load(&cell.config).expect("readable");
+    let verified = config.verifier().expect("keys").verify(ticket);
+    assert_eq!(verified.expect("genuine").lock.as_str(), "a");
+    assert!(!said.out.contains("LOCKD_TICKET"), "{}", said.out);
+    assert_eq!(said.out.matches("lk1.").count(), 1, "{}", said.out);
+    assert!(said.out.contains("\"ticket\":null"), "{}", said.out);
+    assert!(said.out.ends_with("alone\n"), "{}", said.out);
+}
+
+#[test]
+fn a_ticket_descriptor_that_cannot_be_written_to_is_refused_before_anything_is_done() {
+    let cell = Cell::start();
+    let flag = |fd: &'static str| ["lock", "a", "--ticket-fd", fd, "--", "true"];
+    let standard = cell.run(&flag("1"));
+    assert!(standard.one_line(2).contains("--ticket-fd 1"));
+    let closed = cell.run(&flag("42"));
+    assert!(closed.one_line(2).contains("not open"));
+    let lockd = env!("CARGO_BIN_EXE_lockd");
+    let mut command = std::process::Command::new("sh");
+    command.args([
+        "-c",
+        &format!("{lockd} lock a --ticket-fd 3 -- true 3</dev/null"),
+    ]);
+    command.env("LOCKD_CONFIG", &cell.config);
+    let reading = cell_said(command);
+    assert!(reading.one_line(2).contains("reading only"));
+}
+
+/// A command to its end.
+fn cell_said(command: std::process::Command) -> Said {
+    Said::of(Process::start(command).wait())
+}
+
+#[test]
 fn in_a_terminal_the_command_can_read_and_is_reached_by_ctrl_c() {
     let cell = Cell::start();
     // `script` gives its command a terminal, and types into it what it is given itself.

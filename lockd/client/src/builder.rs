@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use lockd_protocol::limits::{TEXT_BYTES_MAX, TTL_MAX_MS, TTL_MIN_MS};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tracing::{Instrument as _, field};
 
+use crate::background::{Background, Place};
 use crate::client::Client;
+use crate::clock::Clock;
 use crate::config::{ClientConfig, ConfigError};
 use crate::core::EndpointCore;
 use crate::dialer::Dialer;
@@ -17,6 +19,7 @@ use crate::handle::{Current, Session, Shared};
 use crate::link::Link;
 use crate::slot::SessionSettings;
 use crate::task::{Command, SlotId, Task};
+use crate::trace;
 
 const TTL_DEFAULT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
@@ -34,6 +37,7 @@ pub struct ClientBuilder {
     connect_timeout: Duration,
     request_timeout: Duration,
     open_session: bool,
+    place: Place,
 }
 
 /// Settings of one session.
@@ -89,6 +93,7 @@ impl ClientBuilder {
             connect_timeout: CONNECT_TIMEOUT_DEFAULT,
             request_timeout: REQUEST_TIMEOUT_DEFAULT,
             open_session: true,
+            place: Place::Real(Background::default()),
         }
     }
 
@@ -145,41 +150,106 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects to the cell and opens a session.
-    ///
-    /// Has to be called within a tokio runtime, on which the client's background task then runs.
+    /// Where the client's background task runs, which renews its sessions: on a thread of its own
+    /// unless set. See [`Background`] for what either costs and risks.
+    pub fn background(mut self, background: Background) -> ClientBuilder {
+        self.place = Place::Real(background);
+        self
+    }
+
+    /// Puts a test kit's clock, network and executor in the place of the real ones.
+    #[cfg(feature = "test-kit")]
+    pub fn edges(mut self, edges: crate::test_kit::Edges) -> ClientBuilder {
+        self.place = Place::Kit(edges);
+        self
+    }
+
+    /// Connects to the cell and opens a session. Has to be called within a tokio runtime.
     ///
     /// # Errors
     /// [`ConnectError`] tells a cell that is out of reach from a configuration that is wrong.
     pub async fn connect(self) -> Result<Client, ConnectError> {
+        let cell = self.config.as_ref().map(|config| config.cell);
+        let span = trace::span!("connect", cell = field::Empty, outcome = field::Empty);
+        if let Some(cell) = cell {
+            span.record("cell", field::display(cell));
+        }
+        // A handshake is much to carry around for whoever connects once.
+        let result = Box::pin(self.begin()).instrument(span.clone()).await;
+        trace::outcome(&span, &result, "connected");
+        result
+    }
+
+    async fn begin(self) -> Result<Client, ConnectError> {
         let settings = self.session.settle()?;
+        self.check_timeouts()?;
         let config = self.config.ok_or_else(|| {
             let problem = "is missing: give `config` or `config_file`";
             invalid("config", problem.to_owned())
         })?;
-        config.check()?;
-        let until = Instant::now() + self.connect_timeout;
-        let dialer = Dialer::new(&config, settings.ttl)?;
-        let mut endpoints = EndpointCore::new(config.nodes.clone(), rand::random());
-        let first = first_link(
-            &dialer,
-            &mut endpoints,
-            &config,
-            until,
-            self.connect_timeout,
-        )
-        .await?;
-
+        self.place.check(&config)?;
         let (commands, receiver) = mpsc::unbounded_channel();
-        let shared = Shared::new(commands, self.request_timeout, self.connect_timeout);
-        let task = Task::new(receiver, dialer, endpoints, self.connect_timeout);
-        tokio::spawn(task.run(first));
+        let (ttl, within) = (settings.ttl, self.connect_timeout);
+        let (clock, place) = (self.place.clock(), self.place.clone());
+        let opening = async move {
+            let dialer = place.dialer(&config, ttl)?;
+            let clock = place.clock();
+            let mut endpoints = EndpointCore::new(config.nodes.clone(), rand::random());
+            let first = first_link(&dialer, &clock, &mut endpoints, &config, within).await?;
+            let task = Task::new(receiver, clock, dialer, endpoints, within);
+            Ok((task, first))
+        };
+        let runtime = self.place.start(Box::pin(opening)).await?;
+        let shared = Shared::new(commands, self.request_timeout, within, clock, runtime);
         new_session(Arc::new(shared), settings, self.open_session).await
+    }
+}
+
+impl ClientBuilder {
+    /// Where the background task is to run, if that is not up to a test kit.
+    pub(crate) fn background_chosen(&self) -> Option<Background> {
+        match self.place {
+            Place::Real(background) => Some(background),
+            #[cfg(feature = "test-kit")]
+            Place::Kit(_) => None,
+        }
+    }
+
+    fn check_timeouts(&self) -> Result<(), ConnectError> {
+        let timeouts = [
+            ("connect_timeout", self.connect_timeout),
+            ("request_timeout", self.request_timeout),
+        ];
+        for (field, timeout) in timeouts {
+            if timeout.is_zero() {
+                let problem = "is zero: everything would be given up before it began";
+                return Err(invalid(field, problem.to_owned()));
+            }
+        }
+        Ok(())
     }
 }
 
 /// Makes a slot in the background task and, if asked for, waits for its session.
 pub(crate) async fn new_session(
+    shared: Arc<Shared>,
+    settings: SessionSettings,
+    open: bool,
+) -> Result<Client, ConnectError> {
+    let span = trace::span!(
+        "session",
+        ttl = ?settings.ttl,
+        label = %trace::bounded(&settings.label),
+        outcome = field::Empty,
+    );
+    let result = begin_session(shared, settings, open)
+        .instrument(span.clone())
+        .await;
+    trace::outcome(&span, &result, if open { "open" } else { "not needed yet" });
+    result
+}
+
+async fn begin_session(
     shared: Arc<Shared>,
     settings: SessionSettings,
     open: bool,
@@ -208,28 +278,29 @@ pub(crate) async fn new_session(
 /// The first connection. What no retry can mend ends it at once.
 async fn first_link(
     dialer: &Dialer,
+    clock: &Clock,
     endpoints: &mut EndpointCore,
     config: &ClientConfig,
-    until: Instant,
     within: Duration,
 ) -> Result<Link, ConnectError> {
+    let until = clock.now().after(within);
     let mut tried = String::from("no answer from any address");
     loop {
         let plan = endpoints.plan();
         let round = async {
-            tokio::time::sleep(plan.delay).await;
+            clock.sleep(plan.delay).await;
             dialer.clone().dial_any(plan.addresses).await
         };
-        match tokio::time::timeout_at(until, round).await {
-            Ok(Ok(link)) => return Ok(link),
-            Ok(Err(mut errors)) => {
+        match clock.timeout(until.since(clock.now()), round).await {
+            Some(Ok(link)) => return Ok(link),
+            Some(Err(mut errors)) => {
                 tried = errors.describe();
                 if let Some(lasting) = errors.lasting(config.cell) {
                     return Err(lasting);
                 }
                 endpoints.all_failed();
             }
-            Err(_) => return Err(ConnectError::Unreachable { within, tried }),
+            None => return Err(ConnectError::Unreachable { within, tried }),
         }
     }
 }

@@ -79,9 +79,9 @@ impl Client {
         };
         self.session.send(command).map_err(|_| BreakError::Closed)?;
         let within = shared.request_timeout;
-        match tokio::time::timeout(within, outcome).await {
-            Ok(outcome) => outcome.unwrap_or(Err(BreakError::Closed)),
-            Err(_) => Err(BreakError::Unavailable { within }),
+        match shared.clock.timeout(within, outcome).await {
+            Some(outcome) => outcome.unwrap_or(Err(BreakError::Closed)),
+            None => Err(BreakError::Unavailable { within }),
         }
     }
 
@@ -95,9 +95,9 @@ impl Client {
             reply: Some(reply),
         };
         if self.session.send(command).is_ok() {
-            let within = self.session.shared.request_timeout;
+            let shared = &self.session.shared;
             // A cell that is out of reach ends the session when its lease does.
-            let _ = tokio::time::timeout(within, closed).await;
+            let _ = shared.clock.timeout(shared.request_timeout, closed).await;
         }
     }
 }

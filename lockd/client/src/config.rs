@@ -10,6 +10,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 
+use crate::error::ErrorKind;
+
 /// A cell, and a client's identity in it.
 #[derive(Clone)]
 pub struct ClientConfig {
@@ -66,6 +68,14 @@ pub enum ConfigError {
         /// What is wrong with it, and what it should be.
         problem: String,
     },
+}
+
+impl ConfigError {
+    /// What the caller may conclude.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Definite
+    }
 }
 
 /// The file as written.

@@ -12,6 +12,8 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 use tokio::task::JoinSet;
 
+#[cfg(feature = "test-kit")]
+use crate::clock::Clock;
 use crate::config::{ClientConfig, ConfigError};
 use crate::dial_error::{DialError, DialErrors, classify, classify_gone, classify_write};
 use crate::error::ConnectError;
@@ -42,8 +44,17 @@ const SILENCE_MAX: Duration = Duration::from_secs(2);
 /// Makes connections to the nodes of one cell. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Dialer {
-    endpoint: quinn::Endpoint,
+    network: Network,
     cell: CellId,
+    #[cfg(feature = "test-kit")]
+    clock: Clock,
+}
+
+#[derive(Clone)]
+enum Network {
+    Quic(quinn::Endpoint),
+    #[cfg(feature = "test-kit")]
+    Memory(crate::test_kit::Dial),
 }
 
 impl Dialer {
@@ -60,13 +71,31 @@ impl Dialer {
             .or_else(|_| quinn::Endpoint::client((Ipv4Addr::UNSPECIFIED, 0).into()))
             .map_err(ConnectError::Socket)?;
         endpoint.set_default_client_config(client);
-        let cell = config.cell;
-        Ok(Dialer { endpoint, cell })
+        Ok(Dialer {
+            network: Network::Quic(endpoint),
+            cell: config.cell,
+            #[cfg(feature = "test-kit")]
+            clock: Clock::Boot,
+        })
+    }
+
+    /// A dialer in memory.
+    #[cfg(feature = "test-kit")]
+    pub(crate) fn in_memory(config: &ClientConfig, edges: &crate::test_kit::Edges) -> Dialer {
+        Dialer {
+            network: Network::Memory(edges.dial.clone()),
+            cell: config.cell,
+            clock: Clock::Manual(edges.clock.clone()),
+        }
     }
 
     /// The first of these nodes that answers. They are tried in order, each a moment after the
     /// one before or as soon as that one has failed.
     pub(crate) async fn dial_any(self, addresses: Vec<String>) -> Result<Link, DialErrors> {
+        #[cfg(feature = "test-kit")]
+        if matches!(self.network, Network::Memory(_)) {
+            return self.dial_each(addresses).await;
+        }
         let mut attempts = JoinSet::new();
         let mut rest = addresses.into_iter();
         let mut errors = DialErrors::default();
@@ -96,8 +125,34 @@ impl Dialer {
         }
     }
 
+    /// The first of these nodes that answers, one after the other: without a runtime to try them
+    /// side by side.
+    #[cfg(feature = "test-kit")]
+    async fn dial_each(&self, addresses: Vec<String>) -> Result<Link, DialErrors> {
+        let mut errors = DialErrors::default();
+        for address in addresses {
+            let late = || DialError::Unreachable("no answer".to_owned());
+            let dialling = self.clock.timeout(ATTEMPT_TIMEOUT, self.dial(&address));
+            match dialling.await.unwrap_or_else(|| Err(late())) {
+                Ok(link) => return Ok(link),
+                Err(error) => errors.add(address, error),
+            }
+        }
+        Err(errors)
+    }
+
     /// Connects to one node. If its name has several addresses, they share the time.
     pub(crate) async fn dial(&self, address: &str) -> Result<Link, DialError> {
+        let endpoint = match &self.network {
+            Network::Quic(endpoint) => endpoint,
+            #[cfg(feature = "test-kit")]
+            Network::Memory(dial) => {
+                let gone = || DialError::Unreachable("nothing comes back".to_owned());
+                let mut link = Link::in_memory(address, dial(address).ok_or_else(gone)?);
+                self.greet(&mut link).await?;
+                return Ok(link);
+            }
+        };
         let unreachable = |error: std::io::Error| DialError::Unreachable(error.to_string());
         let resolved = tokio::net::lookup_host(address)
             .await
@@ -108,7 +163,7 @@ impl Dialer {
         let mut error = DialError::Unreachable("the name has no address".to_owned());
         let share = ATTEMPT_TIMEOUT / u32::try_from(remotes.len().max(1)).unwrap_or(1);
         for remote in remotes {
-            let attempt = self.attempt(address, remote);
+            let attempt = self.attempt(endpoint, address, remote);
             error = match tokio::time::timeout(share, attempt).await {
                 Ok(Ok(link)) => return Ok(link),
                 Ok(Err(error)) => error,
@@ -118,9 +173,13 @@ impl Dialer {
         Err(error)
     }
 
-    async fn attempt(&self, address: &str, remote: SocketAddr) -> Result<Link, DialError> {
-        let connection = self
-            .endpoint
+    async fn attempt(
+        &self,
+        endpoint: &quinn::Endpoint,
+        address: &str,
+        remote: SocketAddr,
+    ) -> Result<Link, DialError> {
+        let connection = endpoint
             .connect(remote, roles::NODE_SERVER_NAME)
             .map_err(|error| DialError::Unreachable(error.to_string()))?
             .await
@@ -175,8 +234,13 @@ impl Dialer {
     /// Lets the last packets leave.
     pub(crate) async fn drain(&self) {
         const LAST_PACKETS: Duration = Duration::from_millis(200);
+        let endpoint = match &self.network {
+            Network::Quic(endpoint) => endpoint,
+            #[cfg(feature = "test-kit")]
+            Network::Memory(_) => return,
+        };
         // After that the peers find out by themselves.
-        let _ = tokio::time::timeout(LAST_PACKETS, self.endpoint.wait_idle()).await;
+        let _ = tokio::time::timeout(LAST_PACKETS, endpoint.wait_idle()).await;
     }
 }
 

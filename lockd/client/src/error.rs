@@ -50,6 +50,39 @@ impl std::fmt::Display for LostReason {
     }
 }
 
+impl std::error::Error for LostReason {}
+
+impl LostReason {
+    /// What the caller may conclude: the guard is lost for good. The lock can be acquired again.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Definite
+    }
+}
+
+/// Why a method of [`blocking`](crate::blocking) did not wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CannotBlock {
+    /// It was called inside an async runtime, which it would have stopped.
+    #[error(
+        "a blocking client cannot wait inside an async runtime: use the async client there \
+         (`Client::client`), or a thread of your own"
+    )]
+    InsideRuntime,
+    /// The client was not made by `connect_blocking`, and in no runtime.
+    #[error("this client has no runtime to wait by: connect it with `connect_blocking`")]
+    WithoutRuntime,
+}
+
+impl CannotBlock {
+    /// What the caller may conclude.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Definite
+    }
+}
+
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -68,6 +101,9 @@ pub enum ConnectError {
     /// No UDP socket.
     #[error("cannot open a UDP socket: {0}")]
     Socket(std::io::Error),
+    /// No thread for the background task.
+    #[error("cannot start the client's thread: {0}")]
+    Thread(std::io::Error),
     /// No node could be reached.
     #[error("no node of the cell could be reached within {within:?}: {tried}")]
     Unreachable {
@@ -132,6 +168,9 @@ pub enum ConnectError {
     /// The cell refused to open the session.
     #[error("the cell refused to open a session: {0}")]
     Refused(Refusal),
+    /// It was not waited for.
+    #[error(transparent)]
+    CannotBlock(#[from] CannotBlock),
 }
 
 impl ConnectError {
@@ -142,6 +181,7 @@ impl ConnectError {
             ConnectError::Unreachable { .. }
             | ConnectError::NoLeader { .. }
             | ConnectError::Socket(_)
+            | ConnectError::Thread(_)
             | ConnectError::Refused(Refusal::Busy) => ErrorKind::Retry,
             _ => ErrorKind::Definite,
         }
@@ -158,6 +198,14 @@ pub enum AcquireError {
     /// The metadata is not allowed.
     #[error(transparent)]
     Metadata(#[from] MetadataTooLong),
+    /// A setting of the builder that is not allowed, or two that do not go together.
+    #[error("`{field}` {problem}")]
+    Invalid {
+        /// The setting, or the two.
+        field: &'static str,
+        /// What is wrong, and what it should be.
+        problem: String,
+    },
     /// A lock is taken, and the wait was [`Wait::Try`](crate::Wait::Try).
     #[error("lock {lock:?} is {}", taken_text(*.holder))]
     NotAvailable {
@@ -193,6 +241,9 @@ pub enum AcquireError {
     /// The client was closed, or the runtime it ran on is gone.
     #[error("the client is closed")]
     Closed,
+    /// It was not waited for.
+    #[error(transparent)]
+    CannotBlock(#[from] CannotBlock),
 }
 
 impl AcquireError {
@@ -232,6 +283,14 @@ pub struct DowngradeError {
     pub problem: DowngradeProblem,
 }
 
+impl DowngradeError {
+    /// What the caller may conclude.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.problem.kind()
+    }
+}
+
 /// Why a lock was not downgraded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -245,6 +304,21 @@ pub enum DowngradeProblem {
     /// The client was closed, or the runtime it ran on is gone.
     #[error("the client is closed")]
     Closed,
+    /// It was not waited for.
+    #[error(transparent)]
+    CannotBlock(#[from] CannotBlock),
+}
+
+impl DowngradeProblem {
+    /// What the caller may conclude.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            DowngradeProblem::Closed => ErrorKind::Unknown,
+            DowngradeProblem::Refused(Refusal::Busy) => ErrorKind::Retry,
+            _ => ErrorKind::Definite,
+        }
+    }
 }
 
 /// Why other metadata was not put on a lock.
@@ -326,6 +400,9 @@ pub enum ReleaseError {
     /// The client was closed, or the runtime it ran on is gone.
     #[error("the client is closed: the lock becomes free when its lease ends")]
     Closed,
+    /// It was handed over, and not waited for.
+    #[error("{0}; the lock is given back all the same")]
+    CannotBlock(#[from] CannotBlock),
 }
 
 impl ReleaseError {
@@ -334,7 +411,7 @@ impl ReleaseError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             ReleaseError::SessionLost(_) => ErrorKind::Definite,
-            ReleaseError::Closed => ErrorKind::Unknown,
+            ReleaseError::Closed | ReleaseError::CannotBlock(_) => ErrorKind::Unknown,
         }
     }
 }
@@ -361,6 +438,9 @@ pub enum QueryError {
     /// The client was closed, or the runtime it ran on is gone.
     #[error("the client is closed")]
     Closed,
+    /// It was not waited for.
+    #[error(transparent)]
+    CannotBlock(#[from] CannotBlock),
 }
 
 impl QueryError {
@@ -384,6 +464,27 @@ pub enum ReconfigureError {
     /// There was no answer, or none to this question: it may have begun.
     #[error(transparent)]
     Query(#[from] QueryError),
+}
+
+impl ReconfigureError {
+    /// What the caller may conclude. Doing it again is safe in any case: a change names the epoch
+    /// that it is for, and happens once.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            ReconfigureError::Refused(
+                ReconfigureRefusal::InProgress
+                | ReconfigureRefusal::NotSeen { .. }
+                | ReconfigureRefusal::NotCaughtUp { .. },
+            ) => ErrorKind::Retry,
+            ReconfigureError::Refused(_) => ErrorKind::Definite,
+            ReconfigureError::Query(QueryError::Refused(Refusal::Busy)) => ErrorKind::Retry,
+            ReconfigureError::Query(
+                QueryError::Unavailable { .. } | QueryError::Unexpected | QueryError::Closed,
+            ) => ErrorKind::Unknown,
+            ReconfigureError::Query(_) => ErrorKind::Definite,
+        }
+    }
 }
 
 /// Why a lock was not broken.
@@ -411,6 +512,9 @@ pub enum BreakError {
     /// The client was closed, or the runtime it ran on is gone.
     #[error("the client is closed: the lock may have been broken or not")]
     Closed,
+    /// It was not waited for.
+    #[error(transparent)]
+    CannotBlock(#[from] CannotBlock),
 }
 
 impl BreakError {
@@ -418,10 +522,15 @@ impl BreakError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            BreakError::Name(_) | BreakError::NothingToBreak => ErrorKind::Definite,
+            BreakError::Name(_) | BreakError::NothingToBreak | BreakError::CannotBlock(_) => {
+                ErrorKind::Definite
+            }
             BreakError::Refused(Refusal::Busy) => ErrorKind::Retry,
             BreakError::Refused(_) => ErrorKind::Definite,
             _ => ErrorKind::Unknown,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

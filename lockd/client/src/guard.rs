@@ -8,18 +8,19 @@ use lockd_protocol::client::{Metadata, Value};
 use lockd_protocol::ticket::TicketText;
 use lockd_protocol::{EventNumber, LockName, SessionId, Token};
 use tokio::sync::oneshot;
+use tracing::{Instrument as _, field};
 
 use crate::client::Client;
-use crate::clock;
 use crate::core::Time;
 use crate::error::{
     DowngradeError, DowngradeProblem, LostReason, MetadataError, QueryError, ReleaseError,
     ReleaseOutcome,
 };
-use crate::handle::Session;
+use crate::handle::{Session, Shared};
 use crate::lease::{Grant, HeldLock};
 use crate::slot::ReleaseReply;
 use crate::task::Command;
+use crate::trace::{self, Names};
 
 /// Whether a lock is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +104,14 @@ impl LockGuard {
         &self.grant.locks
     }
 
+    pub(crate) fn handle(&self) -> Arc<Session> {
+        Arc::clone(&self.session)
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.session.shared
+    }
+
     fn first(&self) -> &HeldLock {
         // A guard is made of a grant of at least one lock: see `Slot::done`.
         &self.grant.locks[0]
@@ -129,7 +138,7 @@ impl LockGuard {
     pub fn remaining(&self) -> Duration {
         match self.state() {
             GuardState::Lost { .. } => Duration::ZERO,
-            _ => self.deadline().since(clock::now()),
+            _ => self.deadline().since(self.grant.lease.clock.now()),
         }
     }
 
@@ -138,6 +147,17 @@ impl LockGuard {
     #[must_use]
     pub fn state(&self) -> GuardState {
         self.grant.state()
+    }
+
+    /// An error once the lock must not be relied on any more: for work in steps.
+    ///
+    /// # Errors
+    /// Why it was lost.
+    pub fn check(&self) -> Result<(), LostReason> {
+        match self.state() {
+            GuardState::Lost { reason } => Err(reason),
+            _ => Ok(()),
+        }
     }
 
     /// Resolves when the lock must not be relied on any more. Cancel-safe.
@@ -154,11 +174,21 @@ impl LockGuard {
     /// # Errors
     /// Why the lock was lost. What `work` had begun is not undone.
     pub async fn run<F: Future>(&self, work: F) -> Result<F::Output, LostReason> {
-        tokio::select! {
-            biased;
-            reason = self.lost() => Err(reason),
-            output = work => Ok(output),
-        }
+        let span = trace::span!(
+            "run",
+            locks = %Names(&self.grant.locks),
+            outcome = field::Empty,
+        );
+        let run = async {
+            tokio::select! {
+                biased;
+                reason = self.lost() => Err(reason),
+                output = work => Ok(output),
+            }
+        };
+        let result = run.instrument(span.clone()).await;
+        trace::outcome(&span, &result, "done");
+        result
     }
 
     /// Holds as shared what is held as exclusive, under the same token, in one step: nobody gets
@@ -255,8 +285,20 @@ impl LockGuard {
     /// [`ReleaseError`] if the session was lost before, or the client is closed.
     pub async fn release(mut self) -> Result<ReleaseOutcome, ReleaseError> {
         let (reply, outcome) = oneshot::channel();
+        let span = trace::span!(
+            "release",
+            locks = %Names(&self.grant.locks),
+            outcome = field::Empty,
+        );
         self.hand_back(Some(reply));
-        outcome.await.unwrap_or(Err(ReleaseError::Closed))
+        let outcome = outcome.instrument(span.clone()).await;
+        let result = outcome.unwrap_or(Err(ReleaseError::Closed));
+        let well = match result {
+            Ok(ReleaseOutcome::NotHeld) => "not held",
+            _ => "released",
+        };
+        trace::outcome(&span, &result, well);
+        result
     }
 
     fn hand_back(&mut self, reply: Option<ReleaseReply>) {

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lockd_protocol::SessionId;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::clock::Clock;
 use crate::core::RequestId;
 use crate::task::{Command, SlotId};
 
@@ -20,6 +22,10 @@ pub(crate) struct Shared {
     pub(crate) request_timeout: Duration,
     /// How long a session may take to be opened.
     pub(crate) open_timeout: Duration,
+    pub(crate) clock: Clock,
+    /// The runtime with the timers that whoever is not async waits by: that of the background task,
+    /// if it runs on one.
+    pub(crate) runtime: Option<Handle>,
 }
 
 /// The background task is gone.
@@ -31,12 +37,16 @@ impl Shared {
         commands: UnboundedSender<Command>,
         request_timeout: Duration,
         open_timeout: Duration,
+        clock: Clock,
+        runtime: Option<Handle>,
     ) -> Shared {
         Shared {
             commands,
             last_id: AtomicU64::new(0),
             request_timeout,
             open_timeout,
+            clock,
+            runtime,
         }
     }
 

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use lockd_protocol::client::{Want, Wants};
+use lockd_protocol::limits::WANTS_MAX;
 use lockd_protocol::{InvalidName, Mode};
 use rand::seq::SliceRandom;
 
+use crate::check;
 use crate::client::Client;
 use crate::lock::{LockBuilder, NameArg, WantArg};
 
@@ -126,6 +128,17 @@ pub struct Segments {
 impl Segments {
     /// Starts an acquisition of one segment, from a random one on.
     pub fn any(&self) -> LockBuilder {
+        let allowed = 1..=WANTS_MAX as u32;
+        if !allowed.contains(&self.count) {
+            let problem = format!(
+                "are {}: one acquisition names {} to {} locks",
+                self.count,
+                allowed.start(),
+                allowed.end()
+            );
+            let none = self.client.any_of::<NameArg>([]);
+            return none.invalid(check::invalid("segments", problem));
+        }
         let mut numbers: Vec<u32> = (0..self.count).collect();
         numbers.shuffle(&mut rand::rng());
         let names = numbers.into_iter().map(|number| match &self.name.0 {

@@ -12,7 +12,7 @@ use lockd_protocol::ticket::TicketText;
 use lockd_protocol::{LockName, Mode, Sequence, SessionId, Token};
 use tokio::sync::Notify;
 
-use crate::clock;
+use crate::clock::{Clock, LOOK_EVERY};
 use crate::core::Time;
 use crate::error::LostReason;
 use crate::guard::GuardState;
@@ -29,6 +29,7 @@ pub(crate) struct Lease {
     last_deadline: AtomicU64,
     reason: OnceLock<LostReason>,
     connected: Arc<AtomicBool>,
+    pub(crate) clock: Clock,
 }
 
 impl Lease {
@@ -37,6 +38,7 @@ impl Lease {
         lease: Duration,
         deadline: Time,
         connected: Arc<AtomicBool>,
+        clock: Clock,
     ) -> Lease {
         Lease {
             session,
@@ -45,6 +47,7 @@ impl Lease {
             last_deadline: AtomicU64::new(deadline.as_micros()),
             reason: OnceLock::new(),
             connected,
+            clock,
         }
     }
 
@@ -153,7 +156,7 @@ impl Grant {
             let reason = reason.clone();
             return GuardState::Lost { reason };
         }
-        let state = self.lease.state(clock::now());
+        let state = self.lease.state(self.lease.clock.now());
         if let GuardState::Lost { reason } = &state {
             self.lose(reason.clone());
         }
@@ -170,18 +173,17 @@ impl Grant {
     /// Resolves when the grant is lost. Looks at the clock itself, so that it does not depend
     /// on the background task.
     pub(crate) async fn lost(&self) -> LostReason {
-        /// Tokio's timers stand still during a suspend: look again after this long at most.
-        const LOOK_EVERY: Duration = Duration::from_secs(1);
+        let clock = &self.lease.clock;
         loop {
             let changed = self.changed.notified();
             if let GuardState::Lost { reason } = self.state() {
                 return reason;
             }
-            let left = self.deadline().since(clock::now());
+            let left = self.deadline().since(clock.now());
             let look = left.min(LOOK_EVERY) + Duration::from_millis(1);
             tokio::select! {
                 () = changed => {}
-                () = tokio::time::sleep(look) => {}
+                () = clock.sleep(look) => {}
             }
         }
     }
@@ -197,6 +199,7 @@ mod tests {
             Duration::from_micros(1_000),
             Time::from_micros(deadline),
             Arc::new(AtomicBool::new(true)),
+            Clock::Boot,
         )
     }
 

@@ -55,6 +55,10 @@
 //! lost after all, its guards are lost, and the next acquisition opens another. Many sessions
 //! can share a connection: see [`Client::session`].
 //!
+//! They are renewed by a thread of the client's own, so that a program which blocks its runtime
+//! keeps its locks; [`Background`] has the other way. Programs that are not async use
+//! [`blocking`].
+//!
 //! # Errors
 //!
 //! Every error has a `kind()`: [`ErrorKind::Definite`], [`ErrorKind::Retry`] or
@@ -63,10 +67,15 @@
 //! # Layout
 //!
 //! [`core`] is the protocol without I/O; the rest is the shell around it: `dialer` and `link`
-//! speak QUIC, `task` runs in the background and owns the `sessions` and the `watches`, `lease` is
-//! what guards read without waiting for anybody.
+//! speak QUIC, `task` runs in the background (`background` says where) and owns the `sessions` and
+//! the `watches`, `lease` is what guards read without waiting for anybody. `check` looks at what is
+//! asked for, `trace` has the spans. What goes by time goes by the client's `clock`.
 
+mod alarm;
+mod background;
+pub mod blocking;
 mod builder;
+mod check;
 mod client;
 mod clock;
 mod config;
@@ -86,9 +95,13 @@ mod query;
 mod sessions;
 mod slot;
 mod task;
+#[cfg(feature = "test-kit")]
+pub mod test_kit;
+mod trace;
 mod watch;
 mod watches;
 
+pub use background::Background;
 pub use builder::ClientBuilder;
 pub use client::{Client, SessionBuilder};
 pub use clock::now;
@@ -96,9 +109,9 @@ pub use config::{ClientConfig, ConfigError};
 pub use core::{Holders, Snapshot, Time, Update};
 pub use election::{Election, LeaderInfo, Leadership, Observer};
 pub use error::{
-    AcquireError, BreakError, ConnectError, DowngradeError, DowngradeProblem, ErrorKind,
-    LostReason, MetadataError, QueryError, ReconfigureError, ReleaseError, ReleaseOutcome,
-    WatchError,
+    AcquireError, BreakError, CannotBlock, ConnectError, DowngradeError, DowngradeProblem,
+    ErrorKind, LostReason, MetadataError, QueryError, ReconfigureError, ReleaseError,
+    ReleaseOutcome, WatchError,
 };
 pub use guard::{GuardState, LockGuard};
 pub use kinds::{RwLock, Segments, Semaphore};

@@ -4,7 +4,15 @@ use std::time::Duration;
 
 use lockd_protocol::client::NodeFrame;
 use lockd_protocol::frame::{self, Decoder};
-use quinn::{ReadError, VarInt};
+use quinn::{ReadError, VarInt, WriteError};
+
+use crate::clock::Clock;
+#[cfg(feature = "test-kit")]
+use {
+    crate::test_kit::Pipe,
+    std::sync::{Arc, atomic::AtomicU64, atomic::Ordering},
+    tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf},
+};
 
 /// Most bytes taken off the stream at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -13,10 +21,32 @@ const READ_BYTES: usize = 64 * 1024;
 pub(crate) struct Link {
     /// The address that was dialled.
     pub(crate) address: String,
-    connection: quinn::Connection,
-    send: quinn::SendStream,
-    recv: quinn::RecvStream,
+    connection: Connection,
+    sender: Sender,
+    source: Source,
     decoder: Decoder,
+}
+
+enum Connection {
+    Quic(quinn::Connection),
+    #[cfg(feature = "test-kit")]
+    Memory(Arc<AtomicU64>),
+}
+
+/// The sending direction of a [`Link`].
+pub(crate) enum Sender {
+    /// A QUIC stream.
+    Quic(quinn::SendStream),
+    /// A test kit's.
+    #[cfg(feature = "test-kit")]
+    Memory(WriteHalf<DuplexStream>),
+}
+
+/// Where bytes come from.
+enum Source {
+    Quic(quinn::RecvStream),
+    #[cfg(feature = "test-kit")]
+    Memory(ReadHalf<DuplexStream>),
 }
 
 /// What came off a connection.
@@ -47,9 +77,22 @@ impl Link {
     ) -> Link {
         Link {
             address: address.to_owned(),
-            connection,
-            send,
-            recv,
+            connection: Connection::Quic(connection),
+            sender: Sender::Quic(send),
+            source: Source::Quic(recv),
+            decoder: Decoder::default(),
+        }
+    }
+
+    /// A connection in memory.
+    #[cfg(feature = "test-kit")]
+    pub(crate) fn in_memory(address: &str, pipe: Pipe) -> Link {
+        let (recv, send) = tokio::io::split(pipe.stream);
+        Link {
+            address: address.to_owned(),
+            connection: Connection::Memory(pipe.packets),
+            sender: Sender::Memory(send),
+            source: Source::Memory(recv),
             decoder: Decoder::default(),
         }
     }
@@ -60,17 +103,17 @@ impl Link {
     }
 
     /// Both directions, for one `select!`.
-    pub(crate) fn split(&mut self) -> (&mut quinn::SendStream, Receiver<'_>) {
+    pub(crate) fn split(&mut self) -> (&mut Sender, Receiver<'_>) {
         let receiver = Receiver {
-            recv: &mut self.recv,
+            source: &mut self.source,
             decoder: &mut self.decoder,
         };
-        (&mut self.send, receiver)
+        (&mut self.sender, receiver)
     }
 
     /// Drops what has arrived already, but for the last word on who leads: a node that does not
     /// lead answers every frame with the same redirect. `Err` if the connection is gone.
-    pub(crate) async fn skim(&mut self) -> Result<Option<String>, String> {
+    pub(crate) async fn skim(&mut self, clock: &Clock) -> Result<Option<String>, String> {
         let mut leader = None;
         loop {
             while let Some(frame) = self.next_frame().map_err(|error| error.to_string())? {
@@ -79,37 +122,87 @@ impl Link {
                 }
             }
             let (_, receiver) = self.split();
-            match tokio::time::timeout(Duration::ZERO, receiver.receive()).await {
-                Ok(Received::Some) => {}
-                Ok(Received::Gone(gone)) => return Err(gone.to_string()),
-                Err(_) => return Ok(leader),
+            match clock.timeout(Duration::ZERO, receiver.receive()).await {
+                Some(Received::Some) => {}
+                Some(Received::Gone(gone)) => return Err(gone.to_string()),
+                None => return Ok(leader),
             }
         }
     }
 
     /// How many packets have come from the node.
     pub(crate) fn packets(&self) -> u64 {
-        self.connection.stats().udp_rx.datagrams
+        match &self.connection {
+            Connection::Quic(connection) => connection.stats().udp_rx.datagrams,
+            #[cfg(feature = "test-kit")]
+            Connection::Memory(packets) => packets.load(Ordering::Relaxed),
+        }
     }
 
-    /// Says good-bye.
+    /// Says good-bye. What is in memory is closed when it is dropped.
     pub(crate) fn close(&mut self) {
-        // Fails only if the stream is finished or reset already.
-        let _ = self.send.finish();
-        self.connection.close(VarInt::from_u32(0), b"");
+        match &mut self.sender {
+            // Fails only if the stream is finished or reset already.
+            Sender::Quic(send) => drop(send.finish()),
+            #[cfg(feature = "test-kit")]
+            Sender::Memory(_) => {}
+        }
+        match &self.connection {
+            Connection::Quic(connection) => connection.close(VarInt::from_u32(0), b""),
+            #[cfg(feature = "test-kit")]
+            Connection::Memory(_) => {}
+        }
+    }
+}
+
+impl Sender {
+    /// Writes as much as goes at once. Cancel-safe.
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> Result<usize, WriteError> {
+        match self {
+            Sender::Quic(send) => send.write(bytes).await,
+            #[cfg(feature = "test-kit")]
+            Sender::Memory(send) => send
+                .write(bytes)
+                .await
+                .map_err(|_| WriteError::ClosedStream),
+        }
+    }
+
+    /// Writes all of it.
+    pub(crate) async fn write_all(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let written = self.write(rest).await?;
+            rest = rest.get(written..).unwrap_or_default();
+        }
+        Ok(())
     }
 }
 
 /// The receiving direction of a [`Link`].
 pub(crate) struct Receiver<'a> {
-    recv: &'a mut quinn::RecvStream,
+    source: &'a mut Source,
     decoder: &'a mut Decoder,
 }
 
 impl Receiver<'_> {
     /// Waits for bytes. Cancel-safe.
     pub(crate) async fn receive(self) -> Received {
-        match self.recv.read_chunk(READ_BYTES, true).await {
+        let recv = match self.source {
+            Source::Quic(recv) => recv,
+            #[cfg(feature = "test-kit")]
+            Source::Memory(recv) => {
+                let mut bytes = vec![0; READ_BYTES];
+                return match recv.read(&mut bytes).await {
+                    Ok(count @ 1..) => {
+                        self.decoder.feed(&bytes[..count]);
+                        Received::Some
+                    }
+                    Ok(0) | Err(_) => Received::Gone(Gone::HungUp),
+                };
+            }
+        };
+        match recv.read_chunk(READ_BYTES, true).await {
             Ok(Some(chunk)) => {
                 self.decoder.feed(&chunk.bytes);
                 Received::Some

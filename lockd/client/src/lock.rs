@@ -8,13 +8,16 @@ use lockd_protocol::client::{
 };
 use lockd_protocol::{InvalidName, LockName, Millis, Mode};
 use tokio::sync::oneshot;
+use tracing::{Instrument as _, field};
 
+use crate::check::{self, check};
 use crate::core::RequestId;
 use crate::error::AcquireError;
 use crate::guard::LockGuard;
 use crate::handle::Session;
 use crate::slot::Waiter;
 use crate::task::Command;
+use crate::trace::{self, Names};
 
 /// How long to wait for a lock that is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -106,6 +109,8 @@ pub struct LockBuilder {
     barge: bool,
     delay: Duration,
     metadata: Result<Value, MetadataTooLong>,
+    /// Two settings that do not go together.
+    invalid: Option<AcquireError>,
 }
 
 impl LockBuilder {
@@ -119,7 +124,18 @@ impl LockBuilder {
             barge: false,
             delay: Duration::ZERO,
             metadata: Ok(Value::default()),
+            invalid: None,
         }
+    }
+
+    pub(crate) fn session(&self) -> Arc<Session> {
+        Arc::clone(&self.session)
+    }
+
+    /// An acquisition that fails with this error.
+    pub(crate) fn invalid(mut self, error: AcquireError) -> LockBuilder {
+        self.invalid.get_or_insert(error);
+        self
     }
 
     /// How long to wait if a lock is taken: for ever unless set.
@@ -138,13 +154,25 @@ impl LockBuilder {
     /// Beside others who hold the lock as shared, and beside nobody else. Readers do not overtake
     /// a writer that waits.
     pub fn shared(mut self) -> LockBuilder {
-        let shared = |want: &mut Want| want.mode = Mode::Shared;
+        let mut permit = None;
+        let mut shared = |want: &mut Want| match want.mode {
+            Mode::Permit { of } => permit = Some(of),
+            _ => want.mode = Mode::Shared,
+        };
         match &mut self.wants {
             Ok(Wants::One(want)) => shared(want),
             Ok(Wants::All(wants) | Wants::Any(wants)) => wants.iter_mut().for_each(shared),
             Err(_) => {}
         }
-        self
+        match permit {
+            Some(of) => {
+                let problem = format!(
+                    "do not go together: one of {of} permits is held beside others as it is"
+                );
+                self.invalid(check::invalid("shared and permits", problem))
+            }
+            None => self,
+        }
     }
 
     /// On whose behalf within the session: somebody who does one thing after the other, such as a
@@ -203,45 +231,71 @@ impl LockBuilder {
     pub async fn acquire(self) -> Result<LockGuard, AcquireError> {
         let wants = self.wants?;
         let metadata = self.metadata?;
-        let session = self.session;
-        let (reply, mut answer) = oneshot::channel();
-        let request = session.shared.next_request();
-        let command = Command::Submit {
-            slot: session.slot(),
-            request,
-            operation: Operation::Acquire(Acquire {
-                wants: wants.clone(),
-                wait: self.wait.into(),
-                ticket: self.ticket,
-                owner: self.owner,
-                barge: self.barge,
-                delay: millis(self.delay),
-                metadata,
-            }),
-            waiter: Waiter::Acquire {
-                wants,
-                session: Arc::clone(&session),
-                reply,
-            },
+        if let Some(invalid) = self.invalid {
+            return Err(invalid);
+        }
+        let span = trace::span!(
+            "acquire",
+            locks = %Names(&wants),
+            wait = ?self.wait,
+            token = field::Empty,
+            outcome = field::Empty,
+        );
+        let acquire = Acquire {
+            wants,
+            wait: self.wait.into(),
+            ticket: self.ticket,
+            owner: self.owner,
+            barge: self.barge,
+            delay: millis(self.delay),
+            metadata,
         };
-        session.send(command).map_err(|_| AcquireError::Closed)?;
-        let pending = Pending { session, request };
-        let patience = pending.session.shared.request_timeout;
-        let limit = match self.wait {
-            Wait::Try => Some(patience),
-            Wait::For(span) => Some(span.saturating_add(patience)),
-            Wait::Forever => None,
-        };
-        let answered = match limit {
-            None => (&mut answer).await,
-            Some(within) => match tokio::time::timeout(within, &mut answer).await {
-                Ok(answered) => answered,
-                Err(_) => return Err(AcquireError::Unavailable { within }),
-            },
-        };
-        pending.answered();
-        answered.unwrap_or(Err(AcquireError::Closed))
+        let result = submit(self.session, acquire, self.wait).instrument(span.clone());
+        let result = result.await;
+        if let Ok(guard) = &result {
+            span.record("token", guard.token().0);
+        }
+        trace::outcome(&span, &result, "granted");
+        result
     }
+}
+
+async fn submit(
+    session: Arc<Session>,
+    acquire: Acquire,
+    wait: Wait,
+) -> Result<LockGuard, AcquireError> {
+    check(&acquire)?;
+    let (reply, mut answer) = oneshot::channel();
+    let request = session.shared.next_request();
+    let command = Command::Submit {
+        slot: session.slot(),
+        request,
+        waiter: Waiter::Acquire {
+            wants: acquire.wants.clone(),
+            session: Arc::clone(&session),
+            reply,
+        },
+        operation: Operation::Acquire(acquire),
+    };
+    session.send(command).map_err(|_| AcquireError::Closed)?;
+    let pending = Pending { session, request };
+    let shared = &pending.session.shared;
+    let patience = shared.request_timeout;
+    let limit = match wait {
+        Wait::Try => Some(patience),
+        Wait::For(span) => Some(span.saturating_add(patience)),
+        Wait::Forever => None,
+    };
+    let answered = match limit {
+        None => (&mut answer).await,
+        Some(within) => match shared.clock.timeout(within, &mut answer).await {
+            Some(answered) => answered,
+            None => return Err(AcquireError::Unavailable { within }),
+        },
+    };
+    pending.answered();
+    answered.unwrap_or(Err(AcquireError::Closed))
 }
 
 fn millis(span: Duration) -> Millis {
@@ -270,6 +324,7 @@ impl Drop for Pending {
                 slot: self.session.slot(),
                 request: self.request,
             };
+            tracing::Span::current().record("outcome", "given up");
             // Without a background task the acquisition ends with its session.
             let _ = self.session.send(take_back);
         }

@@ -182,11 +182,12 @@ impl Client {
         let (reply, answer) = oneshot::channel();
         let command = Command::Query { query, reply };
         self.session.send(command).map_err(|_| QueryError::Closed)?;
-        let within = self.session.shared.request_timeout;
-        match tokio::time::timeout(within, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(QueryError::Closed),
-            Err(_) => Err(QueryError::Unavailable { within }),
+        let shared = &self.session.shared;
+        let within = shared.request_timeout;
+        match shared.clock.timeout(within, answer).await {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(_)) => Err(QueryError::Closed),
+            None => Err(QueryError::Unavailable { within }),
         }
     }
 }

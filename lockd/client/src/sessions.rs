@@ -11,7 +11,7 @@ use lockd_protocol::frame;
 use lockd_protocol::{EventNumber, Nonce, SessionId};
 use tokio::sync::oneshot;
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::core::{Ended, Input, Output, RequestId, Time};
 use crate::error::{DowngradeProblem, LostReason, MetadataError, ReleaseError};
 use crate::guard::GuardState;
@@ -32,11 +32,12 @@ pub(crate) struct Sessions {
     connected: Arc<AtomicBool>,
     /// The connected node does not answer.
     pub(crate) suspect: bool,
+    clock: Clock,
     open_timeout: Duration,
 }
 
 impl Sessions {
-    pub(crate) fn new(open_timeout: Duration) -> Sessions {
+    pub(crate) fn new(clock: Clock, open_timeout: Duration) -> Sessions {
         Sessions {
             slots: HashMap::new(),
             by_session: HashMap::new(),
@@ -46,6 +47,7 @@ impl Sessions {
             up: false,
             connected: Arc::new(AtomicBool::new(false)),
             suspect: false,
+            clock,
             open_timeout,
         }
     }
@@ -86,7 +88,7 @@ impl Sessions {
 
     /// Time has passed.
     pub(crate) fn tick(&mut self) {
-        let now = clock::now();
+        let now = self.clock.now();
         while let Some(&(time, id)) = self.timers.first() {
             if time > now {
                 return;
@@ -308,7 +310,7 @@ impl Sessions {
     }
 
     fn drive_all(&mut self, input: impl Fn() -> Input<Waiter>) {
-        let now = clock::now();
+        let now = self.clock.now();
         let all: Vec<SlotId> = self.slots.keys().copied().collect();
         for id in all {
             self.drive(now, id, input());
@@ -339,7 +341,9 @@ impl Sessions {
                 Output::Opened { session, deadline } => {
                     let connected = Arc::clone(&self.connected);
                     let lease = slot.lease_length();
-                    slot.opened(Arc::new(Lease::new(session, lease, deadline, connected)));
+                    let clock = self.clock.clone();
+                    let lease = Lease::new(session, lease, deadline, connected, clock);
+                    slot.opened(Arc::new(lease));
                 }
                 Output::Deadline(deadline) => {
                     let lease = slot.lease.as_ref().filter(|_| !slot.closing);

@@ -5,7 +5,6 @@
 //! writes that buffer at once.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,8 @@ use lockd_protocol::client::{Answer, ClientFrame, NodeFrame, Operation, Query, V
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
-use crate::clock;
+use crate::alarm::Alarm;
+use crate::clock::Clock;
 use crate::core::{EndpointCore, RequestId, Silence, Time};
 use crate::dialer::Dialer;
 use crate::handle::Current;
@@ -26,9 +26,6 @@ use crate::watches::{WatchCommand, Watches};
 
 /// Commands taken in one turn.
 const COMMANDS_PER_TURN: usize = 512;
-
-/// Tokio's timers stand still during a suspend: look at the boot-time clock this often.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long closing sessions are waited for when everybody has gone.
 const LINGER: Duration = Duration::from_secs(1);
@@ -102,6 +99,7 @@ pub(crate) struct Task {
     inbox: Vec<Command>,
     /// Nobody can send commands any more.
     orphaned: bool,
+    clock: Clock,
     dialer: Dialer,
     endpoints: EndpointCore,
     sessions: Sessions,
@@ -123,6 +121,7 @@ enum LinkEnd {
 impl Task {
     pub(crate) fn new(
         commands: UnboundedReceiver<Command>,
+        clock: Clock,
         dialer: Dialer,
         endpoints: EndpointCore,
         open_timeout: Duration,
@@ -133,7 +132,8 @@ impl Task {
             orphaned: false,
             dialer,
             endpoints,
-            sessions: Sessions::new(open_timeout),
+            sessions: Sessions::new(clock.clone(), open_timeout),
+            clock,
             queries: HashMap::new(),
             last_query: 0,
             watches: Watches::default(),
@@ -178,7 +178,7 @@ impl Task {
             if !self.pause(NO_LEADER_WAIT).await {
                 return LinkEnd::Finished;
             }
-            match link.skim().await {
+            match link.skim(&self.clock).await {
                 Ok(None) => {}
                 Ok(Some(leader)) if self.endpoints.is_dead(&leader) => {}
                 Ok(leader) => return LinkEnd::Redirected(leader),
@@ -211,13 +211,14 @@ impl Task {
         if delay.is_zero() {
             return !self.is_finished();
         }
-        self.meanwhile(tokio::time::sleep(delay)).await.is_some()
+        let clock = self.clock.clone();
+        self.meanwhile(clock.sleep(delay)).await.is_some()
     }
 
     /// Waits for something, while commands and timers go on without a connection.
     async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = std::pin::pin!(work);
-        let mut alarm = Alarm::new();
+        let mut alarm = Alarm::new(&self.clock);
         loop {
             if self.is_finished() {
                 return None;
@@ -248,7 +249,7 @@ impl Task {
     }
 
     async fn converse(&mut self, link: &mut Link) -> LinkEnd {
-        let mut alarm = Alarm::new();
+        let mut alarm = Alarm::new(&self.clock);
         let mut silence = Silence::default();
         loop {
             if self.sessions.out.is_empty() && self.is_finished() {
@@ -273,7 +274,7 @@ impl Task {
                         // Usually all of it, so that nothing has to be moved.
                         Ok(bytes) => {
                             self.sessions.out.drain(..bytes);
-                            silence.sent(clock::now(), packets);
+                            silence.sent(self.clock.now(), packets);
                         }
                         Err(error) => return LinkEnd::Lost(error.to_string()),
                     }
@@ -292,7 +293,7 @@ impl Task {
                 () = alarm.rings() => {
                     self.sessions.tick();
                     self.watches.tick(&mut self.sessions);
-                    if silence.is_too_long(clock::now(), link.packets()) {
+                    if silence.is_too_long(self.clock.now(), link.packets()) {
                         return LinkEnd::Lost("the node has fallen silent".to_owned());
                     }
                 }
@@ -301,7 +302,7 @@ impl Task {
     }
 
     fn take_frames(&mut self, link: &mut Link) -> Option<LinkEnd> {
-        let now = clock::now();
+        let now = self.clock.now();
         loop {
             match link.next_frame() {
                 Ok(Some(NodeFrame::Redirect { leader })) => {
@@ -338,10 +339,10 @@ impl Task {
     fn take_commands(&mut self, count: usize) {
         if count == 0 {
             self.orphaned = true;
-            self.sessions.end_by(clock::now().after(LINGER));
+            self.sessions.end_by(self.clock.now().after(LINGER));
             return;
         }
-        let now = clock::now();
+        let now = self.clock.now();
         let mut inbox = std::mem::take(&mut self.inbox);
         for command in inbox.drain(..) {
             match command {
@@ -371,40 +372,5 @@ impl Task {
             let (id, query) = (*id, query.clone());
             self.sessions.send(&ClientFrame::Query { id, query });
         }
-    }
-}
-
-/// A timer on the boot-time clock that is touched only when it has to ring earlier.
-struct Alarm {
-    sleep: Pin<Box<tokio::time::Sleep>>,
-    at: Time,
-}
-
-impl Alarm {
-    fn new() -> Alarm {
-        Alarm {
-            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
-            at: Time::MAX,
-        }
-    }
-
-    /// Rings at `time` at the latest; perhaps earlier.
-    fn set(&mut self, time: Time) {
-        if time < self.at {
-            let now = clock::now();
-            let wait = time.since(now).min(LOOK_EVERY);
-            self.at = now.after(wait);
-            let at = tokio::time::Instant::now() + wait;
-            self.sleep.as_mut().reset(at);
-        }
-    }
-
-    /// Waits. Cancel-safe.
-    async fn rings(&mut self) {
-        if self.at == Time::MAX {
-            return std::future::pending().await;
-        }
-        self.sleep.as_mut().await;
-        self.at = Time::MAX;
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The command has a process group of its own, so that all of it can be ended when the lock is
 //! lost, and nothing else. It dies with this process: started as a second `lockd`, it asks the
-//! kernel for that, and only then becomes the command.
+//! kernel for that, stops until a warden watches over its group, and only then becomes the command.
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -11,13 +11,14 @@ use std::process::{Command, Stdio};
 use std::task::Poll;
 
 use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process_group,
+    Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process, kill_process_group,
     set_parent_process_death_signal, waitpid,
 };
 use tokio::signal::unix::{self, SignalKind};
 
 use super::exit::{self, Failure};
 use super::terminal::Terminal;
+use super::warden::Warden;
 
 /// The hidden subcommand that becomes the command.
 pub(super) const NAME: &str = "__child";
@@ -45,6 +46,12 @@ pub(super) fn run(args: &Args) -> Failure {
     if getppid().map(Pid::as_raw_pid) != Some(args.parent) {
         return Failure::other("lockd died before it could start the command");
     }
+    // Until the parent has a warden in this group.
+    if let Err(error) = kill_process(getpid(), Signal::STOP) {
+        return Failure::other(format!(
+            "the command could not wait for its warden: {error}"
+        ));
+    }
     if args.terminal {
         Terminal::wait_until_ours();
     }
@@ -64,6 +71,9 @@ pub(super) fn run(args: &Args) -> Failure {
 pub(super) struct Child {
     group: Pid,
     terminal: Option<Terminal>,
+    warden: Option<Warden>,
+    /// It ended before it became the command.
+    early: Option<ChildState>,
 }
 
 /// What became of the command.
@@ -81,7 +91,7 @@ impl Child {
     /// Starts a command.
     pub(super) fn start(
         command: &[OsString],
-        environment: &[(&'static str, String)],
+        environment: &[(&'static str, Option<String>)],
     ) -> Result<Child, Failure> {
         let terminal = Terminal::of_stdin();
         let mut child = Command::new("/proc/self/exe");
@@ -91,27 +101,71 @@ impl Child {
             child.arg("--terminal");
         }
         child.arg("--").args(command);
-        child.envs(environment.iter().map(|(name, value)| (name, value)));
+        for (name, value) in environment {
+            match value {
+                Some(value) => child.env(name, value),
+                None => child.env_remove(name),
+            };
+        }
         child.stdin(Stdio::inherit()).process_group(0);
         let failed = |error| Failure::other(format!("cannot start a process: {error}"));
         let child = child.spawn().map_err(failed)?;
         let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let group = group.ok_or_else(|| Failure::other("the process has no id"))?;
-        if let Some(terminal) = &terminal {
-            terminal.give_to(group);
+        let mut child = Child {
+            group,
+            terminal,
+            warden: None,
+            early: None,
+        };
+        match child.wait_until_stopped()? {
+            ChildState::Ended(code) => child.early = Some(ChildState::Ended(code)),
+            _ => child.let_go()?,
         }
-        Ok(Child { group, terminal })
+        Ok(child)
+    }
+
+    /// Waits until it is tied to this process, which takes as long as it takes to start one.
+    fn wait_until_stopped(&self) -> Result<ChildState, Failure> {
+        loop {
+            match waitpid(Some(self.group), WaitOptions::UNTRACED) {
+                Ok(Some((_, status))) => match state_of(status) {
+                    ChildState::Running => {}
+                    state => return Ok(state),
+                },
+                Ok(None) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(got_lost(error)),
+            }
+        }
+    }
+
+    /// Lets it become the command, once there is a warden.
+    fn let_go(&mut self) -> Result<(), Failure> {
+        match Warden::start(self.group) {
+            Ok(warden) => self.warden = Some(warden),
+            Err(failure) => {
+                self.signal(Signal::KILL);
+                return Err(failure);
+            }
+        }
+        if let Some(terminal) = &self.terminal {
+            terminal.give_to(self.group);
+        }
+        kill_process(self.group, Signal::CONT).map_err(got_lost)
     }
 
     /// Looks whether the command has ended or was stopped. Once it has ended, this must not be
     /// called again.
     pub(super) fn look(&self) -> Result<ChildState, Failure> {
+        if let Some(state) = self.early {
+            return Ok(state);
+        }
         let options = WaitOptions::NOHANG | WaitOptions::UNTRACED;
         match waitpid(Some(self.group), options) {
             Ok(None) => Ok(ChildState::Running),
             Ok(Some((_, status))) => Ok(state_of(status)),
             Err(rustix::io::Errno::INTR) => Ok(ChildState::Running),
-            Err(error) => Err(Failure::other(format!("the command got lost: {error}"))),
+            Err(error) => Err(got_lost(error)),
         }
     }
 
@@ -138,12 +192,19 @@ impl Child {
         self.signal(Signal::CONT);
     }
 
-    /// The command has ended: the terminal is ours again.
-    pub(super) fn clean_up(&self) {
+    /// The command has ended: the terminal is ours again, and its warden's work is done.
+    pub(super) fn clean_up(&mut self) {
         if let Some(terminal) = &self.terminal {
             terminal.take_from(self.group);
         }
+        if let Some(warden) = self.warden.take() {
+            warden.dismiss();
+        }
     }
+}
+
+fn got_lost(error: rustix::io::Errno) -> Failure {
+    Failure::other(format!("the command got lost: {error}"))
 }
 
 fn state_of(status: WaitStatus) -> ChildState {

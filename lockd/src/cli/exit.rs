@@ -117,7 +117,7 @@ impl From<ConnectError> for Failure {
         let code = match &error {
             ConnectError::Invalid { .. } | ConnectError::Config(_) => USAGE,
             ConnectError::Unreachable { .. } | ConnectError::NoLeader { .. } => UNREACHABLE,
-            ConnectError::Socket(_) => OTHER,
+            ConnectError::Socket(_) | ConnectError::Thread(_) => OTHER,
             _ => REFUSED,
         };
         Failure::new(code, error)
@@ -127,7 +127,9 @@ impl From<ConnectError> for Failure {
 impl From<AcquireError> for Failure {
     fn from(error: AcquireError) -> Failure {
         let code = match &error {
-            AcquireError::Name(_) | AcquireError::Metadata(_) => USAGE,
+            AcquireError::Name(_) | AcquireError::Metadata(_) | AcquireError::Invalid { .. } => {
+                USAGE
+            }
             AcquireError::NotAvailable { .. }
             | AcquireError::TimedOut
             | AcquireError::Deadlock(_)

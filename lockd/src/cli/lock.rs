@@ -13,6 +13,7 @@ use super::config::ConfigArgs;
 use super::exit::{self, Failure};
 use super::run_async;
 use super::supervise::{Lease, OnLost, Outcome, supervise};
+use super::ticket_fd::TicketFd;
 
 /// How long the cell gets to confirm the end.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -55,6 +56,12 @@ pub(super) struct Args {
     /// What to do to the command when the lock is being lost
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnLost::Term)]
     on_lost: OnLost,
+    /// How long the command gets between SIGTERM and SIGKILL; else what the lease leaves
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    grace: Option<Duration>,
+    /// Write the ticket to this inherited descriptor, and not into the environment
+    #[arg(long, value_name = "N")]
+    ticket_fd: Option<i32>,
     /// Exit code if the lock is not acquired
     #[arg(long, value_name = "N", default_value_t = exit::NOT_ACQUIRED)]
     conflict_exit_code: u8,
@@ -113,6 +120,8 @@ impl Args {
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
+    let ticket_fd = args.ticket_fd.map(TicketFd::claim).transpose()?;
+    let lease = Lease::new(args.ttl, args.on_lost, args.grace)?;
     run_async(async {
         let mut signals = Signals::catch()?;
         let connect = args
@@ -125,7 +134,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
             client = connect => client?,
             signal = signals.next_but_child() => return Ok(interrupted(signal)),
         };
-        let result = hold(&args, &client, &mut signals).await;
+        let result = hold(&args, lease, ticket_fd, &client, &mut signals).await;
         // Whatever happened, the cell should know at once that nobody is here any more.
         let _ = tokio::time::timeout(FAREWELL, client.close()).await;
         result
@@ -133,7 +142,13 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
 }
 
 /// Acquires the lock, runs the command, gives the lock back.
-async fn hold(args: &Args, client: &Client, signals: &mut Signals) -> Result<ExitCode, Failure> {
+async fn hold(
+    args: &Args,
+    lease: Lease,
+    ticket_fd: Option<TicketFd>,
+    client: &Client,
+    signals: &mut Signals,
+) -> Result<ExitCode, Failure> {
     let acquire = args.builder(client).acquire();
     let guard = tokio::select! {
         guard = acquire => guard.map_err(|error| {
@@ -146,8 +161,11 @@ async fn hold(args: &Args, client: &Client, signals: &mut Signals) -> Result<Exi
         })?,
         signal = signals.next_but_child() => return Ok(interrupted(signal)),
     };
-    let mut child = Child::start(&args.command, &environment(&guard))?;
-    let lease = Lease::new(args.ttl);
+    let in_environment = ticket_fd.is_none();
+    if let Some(ticket_fd) = ticket_fd {
+        ticket_fd.write(&guard.tickets())?;
+    }
+    let mut child = Child::start(&args.command, &environment(&guard, in_environment))?;
     let outcome = supervise(&mut child, &guard, lease, args.on_lost, signals).await?;
     match outcome {
         Outcome::Ended(code) => {
@@ -183,28 +201,31 @@ async fn give_back(guard: LockGuard) {
     }
 }
 
-fn environment(guard: &LockGuard) -> Vec<(&'static str, String)> {
-    let mut all = vec![
-        ("LOCKD_LOCK", guard.name().to_string()),
-        ("LOCKD_TOKEN", guard.token().to_string()),
-        ("LOCKD_SESSION", guard.session().to_string()),
-    ];
-    let tickets = guard.tickets();
-    if !tickets.is_empty() {
-        all.push(("LOCKD_TICKET", tickets));
-    }
-    let grants: Vec<Value> = guard.locks().iter().map(grant_to_json).collect();
-    all.push(("LOCKD_GRANTS", Value::Array(grants).to_string()));
-    all
+/// What is set in the command's environment, and what is taken out of it: this process may itself
+/// be the command of another.
+fn environment(guard: &LockGuard, with_tickets: bool) -> Vec<(&'static str, Option<String>)> {
+    let tickets = Some(guard.tickets()).filter(|tickets| with_tickets && !tickets.is_empty());
+    let grants = guard.locks().iter();
+    let grants: Vec<Value> = grants
+        .map(|lock| grant_to_json(lock, with_tickets))
+        .collect();
+    vec![
+        ("LOCKD_LOCK", Some(guard.name().to_string())),
+        ("LOCKD_TOKEN", Some(guard.token().to_string())),
+        ("LOCKD_SESSION", Some(guard.session().to_string())),
+        ("LOCKD_TICKET", tickets),
+        ("LOCKD_GRANTS", Some(Value::Array(grants).to_string())),
+    ]
 }
 
-fn grant_to_json(lock: &HeldLock) -> Value {
+fn grant_to_json(lock: &HeldLock, with_ticket: bool) -> Value {
+    let ticket = lock.ticket.as_ref().filter(|_| with_ticket);
     json!({
         "lock": lock.name.as_str(),
         "mode": lock.mode.to_string(),
         "token": lock.token.to_string(),
         "slot": lock.slot,
-        "ticket": lock.ticket.as_ref().map(ToString::to_string),
+        "ticket": ticket.map(ToString::to_string),
     })
 }
 

@@ -4,16 +4,20 @@
 //! * `config`: finding `client.toml`, and connecting with it.
 //! * `output`: tables and JSON.
 //! * `lock` runs a command under a lock: `child` starts it, `supervise` watches over it,
-//!   `terminal` gives it the terminal.
+//!   `terminal` gives it the terminal, `ticket_fd` hands its ticket over, `warden` ends what it
+//!   has started if this process is killed.
+//! * `completions`, `man`: made from the same definition.
 
 mod break_lock;
 mod child;
+mod completions;
 mod config;
 mod dev;
 mod exit;
 mod init;
 mod lock;
 mod ls;
+mod man;
 mod member;
 mod output;
 mod serve;
@@ -21,6 +25,8 @@ mod sessions;
 mod status;
 mod supervise;
 mod terminal;
+mod ticket_fd;
+mod warden;
 mod watch;
 mod who;
 
@@ -52,8 +58,12 @@ enum Command {
     Watch(watch::Args),
     Sessions(sessions::Args),
     Break(break_lock::Args),
+    Completions(completions::Args),
+    Man(man::Args),
     #[command(name = child::NAME, hide = true)]
     Child(child::Args),
+    #[command(name = warden::NAME, hide = true)]
+    Warden(warden::Args),
 }
 
 /// Runs the command line of this process.
@@ -94,7 +104,10 @@ fn run(command: Command) -> ExitCode {
         Command::Watch(args) => watch::run(&args),
         Command::Sessions(args) => sessions::run(&args),
         Command::Break(args) => break_lock::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
         Command::Child(args) => Err(child::run(&args)),
+        Command::Warden(args) => warden::run(&args),
     };
     match result {
         Ok(code) => code,

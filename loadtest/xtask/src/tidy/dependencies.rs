@@ -27,6 +27,10 @@ const ALLOWED: &[Allowed] = &[
         tests_on: &["lockd"],
     },
     allowed("lockd", &["paxos", "lockd-protocol", "lockd-client"]),
+    allowed(
+        "lockd-testkit",
+        &["paxos", "lockd-protocol", "lockd-client", "lockd"],
+    ),
     allowed("gateway", &["lockd-protocol", "lockd-client", "lockd"]),
     allowed(
         "loadtest",
