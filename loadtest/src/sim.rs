@@ -36,6 +36,7 @@ mod snapshots;
 mod storage;
 mod stream;
 mod task;
+mod watch;
 mod world;
 
 pub use coverage::Coverage;

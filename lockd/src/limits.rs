@@ -60,6 +60,31 @@ pub const CLIENT_OUTBOX_BYTES_MAX: usize = 8 << 20;
 /// Bytes that may wait to be written to one peer. What does not fit is lost, as on any network.
 pub const PEER_OUTBOX_BYTES_MAX: usize = 16 << 20;
 
+/// Changes of who holds what that a node remembers, for watches that are behind.
+pub const HISTORY_EVENTS_MAX: usize = 32 * 1024;
+
+/// Bytes of them, with their names and metadata.
+pub const HISTORY_BYTES_MAX: usize = 16 << 20;
+
+/// Most watches of a node. One more is refused as busy.
+pub const WATCHES_MAX: usize = 1 << 18;
+
+/// Bytes that may wait to be written to a client before its watches wait too. What they miss
+/// meanwhile they are told later, as long as the node remembers it.
+pub const WATCH_OUTBOX_BYTES_MAX: usize = 64 << 10;
+
+/// Remembered changes that are looked at in one turn, at most, for watches that are behind.
+pub const WATCH_SCANS_PER_TURN_MAX: usize = 32 * 1024;
+
+/// What watches are told in one turn, at most: changes, or pages of a listing.
+pub const WATCH_TOLD_PER_TURN_MAX: usize = 4096;
+
+/// Pages of listings in one turn, at most.
+pub const WATCH_PAGES_PER_TURN_MAX: usize = 16;
+
+/// Locks that are looked at, at most, for one page of a listing of holders.
+pub const LISTED_LOCKS_PER_PAGE_MAX: usize = 1024;
+
 /// Most client connections of a node.
 pub const CLIENT_CONNECTIONS_MAX: usize = 16 * 1024;
 
@@ -143,3 +168,5 @@ pub const FOREIGN_REDIAL: Duration = Duration::from_secs(5);
 
 const _: () = assert!(FRAME_BYTES_MAX < PEER_OUTBOX_BYTES_MAX);
 const _: () = assert!(FRAME_BYTES_MAX < CLIENT_OUTBOX_BYTES_MAX);
+const _: () = assert!(WATCH_OUTBOX_BYTES_MAX + FRAME_BYTES_MAX < CLIENT_OUTBOX_BYTES_MAX);
+const _: () = assert!(FRAME_BYTES_MAX < HISTORY_BYTES_MAX);

@@ -208,3 +208,60 @@ fn certificates_of_another_cell_are_refused_with_a_line_that_says_so() {
     copy("ca.pem");
     assert!(ours.run(&["ls"]).one_line(123).contains("not trusted"));
 }
+
+#[test]
+fn a_watch_prints_the_state_and_each_change_with_metadata() {
+    let cell = Cell::start();
+    wait_until("the cell has a leader", || cell.run(&["status"]).code == 0);
+    let arguments = ["watch", "--prefix", "job/", "--json", "--count", "2"];
+    let mut watch = Process::start(with_config(&cell.config, &arguments));
+    let state: Value = serde_json::from_str(&watch.line()).expect("JSON");
+    assert_eq!(
+        (&state["change"], &state["missed"]),
+        (&"state".into(), &false.into())
+    );
+    let who = "lockd who job/1 --config $CLIENT".to_owned();
+    let program = env!("CARGO_BIN_EXE_lockd");
+    let who = who
+        .replace("lockd", program)
+        .replace("$CLIENT", cell.config.to_str().expect("text"));
+    let held = cell.run(&[
+        "lock",
+        "job/1",
+        "--metadata",
+        "10.0.0.1\\",
+        "--",
+        "sh",
+        "-c",
+        &who,
+    ]);
+    assert_eq!(held.code, 0, "{}", held.err);
+    assert!(
+        held.out.contains("METADATA") && held.out.contains("10.0.0.1\\\\"),
+        "{}",
+        held.out
+    );
+    for change in ["granted", "released"] {
+        let event: Value = serde_json::from_str(&watch.line()).expect("JSON");
+        assert_eq!(
+            (&event["change"], &event["lock"]),
+            (&change.into(), &"job/1".into())
+        );
+        assert_eq!(event["metadata"]["text"], "10.0.0.1\\");
+    }
+    assert_eq!(Said::of(watch.wait()).code, 0);
+    let mut watch = Process::start(with_config(
+        &cell.config,
+        &["watch", "job/2", "--count", "1"],
+    ));
+    assert!(watch.line().ends_with("these hold it now: 0"));
+    assert_eq!(cell.run(&["lock", "job/2", "--", "true"]).code, 0);
+    let line = watch.line();
+    assert!(
+        line.contains("  granted  job/2  exclusive  token "),
+        "{line}"
+    );
+    assert_eq!(Said::of(watch.wait()).code, 0);
+    cell.run(&["watch", "a", "--prefix", "b"]).one_line(2);
+    cell.run(&["watch"]).one_line(2);
+}

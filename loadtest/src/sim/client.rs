@@ -12,7 +12,7 @@ use lockd_protocol::client::{
 };
 use lockd_protocol::frame::Decoder;
 use lockd_protocol::roles::Role;
-use lockd_protocol::{Millis, Nonce, Sequence, SessionId, Token};
+use lockd_protocol::{EventNumber, Millis, Nonce, Sequence, SessionId, Token};
 
 use super::clock::Clock;
 use super::gateway::SessionKey;
@@ -22,6 +22,7 @@ use super::ledger::Grant;
 use super::node::{CELL, address, node_at};
 use super::plan::Plan;
 use super::task::Task;
+use super::watch::Watch;
 use super::world::{Event, World};
 
 /// What a request was for.
@@ -37,6 +38,7 @@ pub(super) enum Want {
         at_once: bool,
     },
     Downgrade,
+    PutMetadata,
     Close,
     /// A gateway draws a token.
     Draw {
@@ -114,6 +116,10 @@ pub(super) struct Client {
     /// Its session was renewed since all faults ended.
     pub(super) renewed: bool,
     pub(super) tasks: Vec<Task>,
+    pub(super) watches: Vec<Watch>,
+    pub(super) last_watch: u64,
+    /// The version of metadata that it got to know last.
+    pub(super) last_version: EventNumber,
 }
 
 impl Client {
@@ -147,6 +153,9 @@ impl Client {
             renewed_by: None,
             renewed: false,
             tasks: (0..tasks).map(|_| Task::default()).collect(),
+            watches: Vec::new(),
+            last_watch: 0,
+            last_version: EventNumber(0),
         }
     }
 
@@ -220,6 +229,7 @@ impl World {
         it.timer = u64::MAX;
         self.story
             .landmark(self.now, || format!("client {client} starts"));
+        self.begin_to_watch(client);
         self.new_session(client)?;
         self.dial(client);
         self.start_tasks(client);
@@ -443,6 +453,7 @@ impl World {
                 it.welcomed = true;
                 it.endpoints.connected(&address(node));
                 self.ask_again(client);
+                self.watch_again(client);
                 Input::Connected
             }
             NodeFrame::Redirect { leader } => {
@@ -456,6 +467,10 @@ impl World {
             }
             NodeFrame::Bye { .. } => return self.lose_link(client),
             NodeFrame::Answer { id, answer, .. } => return self.answered(client, id, answer),
+            NodeFrame::News { watch, news } => {
+                self.clients[client].endpoints.served(&address(node));
+                return self.watch_hears(client, node, watch, news);
+            }
             NodeFrame::Opened { nonce, result } => {
                 if nonce != self.clients[client].core.nonce() {
                     return Ok(());

@@ -112,6 +112,7 @@ impl Node {
             signer: Signer::from_seed(CELL, &TICKET_SEED).expect("a seed of the right length"),
             compaction: plan.compaction,
             quotas: Quotas::default(),
+            history: plan.history,
         };
         self.core = Some(Core::new(settings, replica, replay, time));
     }

@@ -138,6 +138,10 @@ impl World {
                 }
                 Ok(())
             }
+            Want::PutMetadata => {
+                self.metadata_put(client, outcome);
+                Ok(())
+            }
             Want::Close | Want::Drawn => Ok(()),
         }
     }
@@ -153,7 +157,11 @@ impl World {
                 let lost = Err("the session was lost".to_owned());
                 self.token_drawn(client, session, round, lost)
             }
-            Want::Break { .. } | Want::Close | Want::Downgrade | Want::Drawn => Ok(()),
+            Want::Break { .. }
+            | Want::Close
+            | Want::Downgrade
+            | Want::Drawn
+            | Want::PutMetadata => Ok(()),
         }
     }
 

@@ -246,6 +246,7 @@ impl World {
         let faulty = self.healed_at.is_none();
         let mut what = Acquire {
             ticket: self.dice.per_mille(self.plan.tickets),
+            metadata: self.some_metadata(),
             ..Acquire::one(lock, Mode::Exclusive, wait)
         };
         if !faulty {
@@ -440,7 +441,18 @@ impl World {
         if downgrades {
             self.downgrade(client, task)?;
         }
-        Ok(())
+        self.put_something(client, task)?;
+        self.put_something(client, task)
+    }
+
+    /// Puts something on what it holds, or believes to hold.
+    fn put_something(&mut self, client: usize, task: usize) -> Verdict {
+        let held = self.clients[client].tasks[task].held.first();
+        let of_first = held.and_then(|held| Some((held.acquire, held.locks.first()?.token)));
+        match of_first {
+            Some((acquire, token)) => self.put_metadata(client, acquire, token),
+            None => Ok(()),
+        }
     }
 
     /// Goes on as a reader: what it writes is written.
@@ -484,6 +496,9 @@ impl World {
     /// Looks at its guards, then goes on with what it came for.
     fn hold_on(&mut self, client: usize, task: usize) -> Verdict {
         let holds = self.holds_all(client, task);
+        if !holds {
+            self.put_something(client, task)?;
+        }
         let it = &self.clients[client].tasks[task];
         if !(holds || it.careless) || it.writes == 0 && self.now >= it.until {
             return self.let_go(client, task);

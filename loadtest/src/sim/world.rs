@@ -210,7 +210,8 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(options: Options, story: Story) -> World {
         let mut dice = Dice::new(options.seed);
-        let plan = Plan::draw(&mut dice);
+        let mut plan = Plan::draw(&mut dice);
+        plan.draw_watches(&mut Dice::new(!options.seed));
         story.landmark(0, || format!("{plan:?}"));
         let nodes = (0..plan.nodes)
             .map(|node| Node::new(node, plan.nodes, super::draw_clock(&mut dice, &plan, 1)))

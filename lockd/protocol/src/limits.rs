@@ -63,6 +63,12 @@ pub const SEMAPHORE_NAME_BYTES_MAX: usize = LOCK_NAME_BYTES_MAX - 8;
 /// Most often that an owner may hold one lock at the same time.
 pub const REENTRIES_MAX: u32 = 10_000;
 
+/// Longest metadata of a hold, bytes.
+pub const METADATA_BYTES_MAX: usize = 4096;
+
+/// Most watches of one connection.
+pub const WATCHES_PER_CONNECTION_MAX: usize = 1024;
+
 /// Longest time that a lock may stay closed after the session of its holder expired, ms.
 pub const LOCK_DELAY_MAX_MS: u64 = 60_000;
 
@@ -89,7 +95,10 @@ pub const TOKEN_COUNTER_BITS: u32 = 48;
 /// A client shortens its lease by twice this bound (both clocks may be off).
 pub const CLOCK_RATE_BOUND_PER_MILLE: u64 = 10;
 
-const _: () = assert!(WANTS_MAX * (LOCK_NAME_BYTES_MAX + 16) + TEXT_BYTES_MAX < FRAME_BYTES_MAX);
+const _: () = assert!(
+    WANTS_MAX * (LOCK_NAME_BYTES_MAX + 16) + TEXT_BYTES_MAX + METADATA_BYTES_MAX < FRAME_BYTES_MAX
+);
+const _: () = assert!(METADATA_BYTES_MAX + LOCK_NAME_BYTES_MAX + 1024 < FRAME_BYTES_MAX);
 const _: () = assert!(WANTS_MAX * (TICKET_TEXT_BYTES_MAX + 32) < FRAME_BYTES_MAX);
 const _: () =
     assert!(CIRCLE_TOLD_MAX * (LOCK_NAME_BYTES_MAX + TEXT_BYTES_MAX + 32) < FRAME_BYTES_MAX);

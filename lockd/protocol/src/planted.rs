@@ -45,6 +45,12 @@ pub enum Planted {
     AdmitBeforeDrained,
     /// Gateway: after the database lost its memory, the cell is not asked.
     NoReseed,
+    /// State: metadata is changed whatever version of it the holder expects.
+    MetadataOfAnyVersion,
+    /// Node: a watch that is resumed goes on with what happens next.
+    WatchSkipsAfterReconnect,
+    /// Node: a watch is not told that something cannot be told any more.
+    GapUntold,
     /// Client: the lease of a new session counts from the answer to Open.
     LeaseFromOpened,
     /// Node: a renewal restarts its session's timer when it is answered, not when it comes.
@@ -62,7 +68,7 @@ pub enum Planted {
 
 impl Planted {
     /// The bugs that the simulator of the whole system finds.
-    pub const ALL: [Planted; 18] = [
+    pub const ALL: [Planted; 21] = [
         Planted::RetryExecutedTwice,
         Planted::DedupEvicted,
         Planted::ReleaseWithoutToken,
@@ -81,6 +87,9 @@ impl Planted {
         Planted::MemoryOnly,
         Planted::AdmitBeforeDrained,
         Planted::NoReseed,
+        Planted::MetadataOfAnyVersion,
+        Planted::WatchSkipsAfterReconnect,
+        Planted::GapUntold,
     ];
 
     /// The others, for which so much has to come together that only the model check of the leases

@@ -43,6 +43,9 @@ pub(super) struct Args {
     /// On whose behalf; of owners that wait for each other in a circle, the last is refused
     #[arg(long, value_name = "TEXT")]
     owner: Option<String>,
+    /// What others see on the lock as long as it is held: at most 4 KiB
+    #[arg(long, value_name = "TEXT")]
+    metadata: Option<String>,
     /// Do not wait if the lock is taken
     #[arg(long = "try", conflicts_with = "wait")]
     no_wait: bool,
@@ -103,6 +106,10 @@ impl Args {
             false => client.all_of(wants),
         };
         let builder = builder.wait(self.wait());
+        let builder = match &self.metadata {
+            Some(text) => builder.metadata(text),
+            None => builder,
+        };
         match &self.owner {
             Some(owner) => builder.owner(owner),
             None => builder,

@@ -29,6 +29,7 @@ mod supervise;
 mod terminal;
 mod ticket_fd;
 mod warden;
+mod watch;
 mod who;
 
 use std::process::ExitCode;
@@ -56,6 +57,7 @@ enum Command {
     Member(member::Args),
     Ls(ls::Args),
     Who(who::Args),
+    Watch(watch::Args),
     Sessions(sessions::Args),
     Break(break_lock::Args),
     Completions(completions::Args),
@@ -101,6 +103,7 @@ fn run(command: Command) -> ExitCode {
         Command::Member(args) => member::run(args),
         Command::Ls(args) => ls::run(&args),
         Command::Who(args) => who::run(&args),
+        Command::Watch(args) => watch::run(&args),
         Command::Sessions(args) => sessions::run(&args),
         Command::Break(args) => break_lock::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::exit::{self, Failure};
 use super::output::{self, Table};
 use super::reading::{self, ReadingArgs, age_to_text};
+use super::watch::metadata_to_json;
 use super::{labels, ls, run_async};
 
 /// Shows who holds a lock and who waits for it, in order
@@ -62,6 +63,7 @@ fn to_text(detail: &LockDetail) -> String {
         "FOR",
         "MODE",
         "TOKEN",
+        "METADATA",
     ]);
     let mode = detail.summary.mode;
     for holder in &detail.holders {
@@ -80,6 +82,10 @@ fn to_text(detail: &LockDetail) -> String {
             age_to_text(holder.age),
             mode,
             holder.token.to_string(),
+            holder
+                .metadata
+                .as_ref()
+                .map_or_else(String::new, |metadata| metadata.value.to_text()),
         ]);
     }
     for (at, waiter) in detail.waiters.iter().enumerate() {
@@ -155,5 +161,6 @@ fn holder_to_json(holder: &HolderSummary) -> Value {
         "slot": holder.slot,
         "times": holder.times,
         "breaking": holder.breaking,
+        "metadata": holder.metadata.as_ref().map(metadata_to_json),
     })
 }

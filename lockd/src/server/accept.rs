@@ -258,6 +258,9 @@ async fn write_frames(
         if stream.write_all(&outgoing.bytes).await.is_err() {
             return connection.close(transport::CLOSE_DISMISSED, b"");
         }
+        if outgoing.more {
+            shell.wake();
+        }
         if outgoing.close {
             let _ = stream.finish();
             let _ = timeout(HANDSHAKE_TIMEOUT, stream.stopped()).await;

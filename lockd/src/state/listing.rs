@@ -16,10 +16,10 @@ use super::{Effect, State};
 use crate::limits::SESSIONS_SCANNED_MAX;
 
 /// Bytes of one page: two of them fit a frame, with room left for what is around them.
-const PAGE_BYTES: usize = FRAME_BYTES_MAX / 2 - 4096;
+pub(super) const PAGE_BYTES: usize = FRAME_BYTES_MAX / 2 - 4096;
 
 /// Bytes of an item's numbers, roughly but never less.
-const ITEM_BYTES: usize = 64;
+pub(super) const ITEM_BYTES: usize = 64;
 
 /// What a leader knows beside the state.
 pub trait Observed {
@@ -200,10 +200,12 @@ impl State {
             slot: hold.slot,
             times: hold.times() as u32,
             breaking: hold.breaking().map(str::to_owned),
+            metadata: hold.metadata().cloned(),
         };
         let texts = [&summary.owner, &summary.breaking].into_iter().flatten();
         let texts = texts.map(String::len).sum::<usize>() + summary.identity.len();
-        (summary.about.text_bytes() + texts, summary)
+        let bytes = summary.about.text_bytes() + texts;
+        (bytes + metadata_bytes(hold), summary)
     }
 
     fn describe_waiter(
@@ -304,4 +306,10 @@ fn page<T>(items: impl Iterator<Item = (usize, T)>, limit: u32) -> (Vec<T>, bool
         taken.push(item);
     }
     (taken, false)
+}
+
+/// What the metadata of a grant takes, bytes.
+pub(super) fn metadata_bytes(hold: &Hold) -> usize {
+    hold.metadata()
+        .map_or(0, |metadata| metadata.value.as_bytes().len())
 }

@@ -12,15 +12,18 @@
 //! * [`lock`]: a lock, its holders and its queue.
 //! * [`acquire`]: from a request to a grant, or to a place in the queues.
 //! * [`settle`]: what ends a hold or a wait, and who is next.
+//! * [`events`]: changes of who holds what, their numbers, and metadata.
 //! * [`deadlock`]: waits that would never end.
 //! * [`breaking`]: taking a lock from its holders.
-//! * [`listing`]: the read side.
+//! * [`listing`]: the read side; [`holders`]: that of watches.
 //! * [`snapshot`]: the whole state as bytes, and back.
 
 mod acquire;
 mod breaking;
 pub mod command;
 mod deadlock;
+mod events;
+pub mod holders;
 pub mod listing;
 mod lock;
 mod opening;
@@ -33,17 +36,18 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lockd_protocol::client::{EndReason, Grant, Operation, Outcome, Refusal};
+use lockd_protocol::client::{EndReason, Event, Grant, Operation, Outcome, Refusal};
 use lockd_protocol::limits::{SESSION_WINDOW, TEXT_BYTES_MAX};
 use lockd_protocol::planted::{self, Planted};
-use lockd_protocol::{LockName, Millis, Mode, Nonce, Sequence, SessionId, Token};
+use lockd_protocol::{EventNumber, LockName, Millis, Mode, Nonce, Sequence, SessionId, Token};
 use paxos::Ballot;
 
 use command::Command;
 use lock::{Closed, Hold, Lock, Waiter};
 use session::{Acquisition, Replay, Session};
 
-/// What follows from an applied command. A leader acts on these; a follower ignores them.
+/// What follows from an applied command. A leader acts on these; a follower only remembers what
+/// has [`Changed`](Effect::Changed).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Answer to an attempt to open a session.
@@ -106,6 +110,8 @@ pub enum Effect {
         /// Why.
         reason: EndReason,
     },
+    /// Who holds what has changed.
+    Changed(Event),
 }
 
 /// What a ticket says of a grant.
@@ -133,6 +139,7 @@ pub struct State {
     last_session: SessionId,
     last_token: Token,
     last_place: u64,
+    last_event: EventNumber,
     leadership: Option<Ballot>,
 }
 
@@ -326,6 +333,12 @@ impl State {
                 reason,
                 at_once,
             } => Some(self.break_lock(&lock, reason, at_once, effects)),
+            Operation::SetMetadata {
+                acquire,
+                token,
+                expect,
+                value,
+            } => Some(self.set_metadata(id, acquire, token, expect, value, effects)),
             // The protocol's enum may grow: a node that does not know an operation must not
             // guess, and every node of one version decides alike.
             _ => Some(Outcome::Refused(Refusal::Busy)),

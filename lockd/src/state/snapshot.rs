@@ -18,7 +18,7 @@ mod tests;
 use std::borrow::Cow;
 
 use lockd_protocol::client::{About, Outcome};
-use lockd_protocol::{LockName, Millis, Nonce, Sequence, SessionId, Token};
+use lockd_protocol::{EventNumber, LockName, Millis, Nonce, Sequence, SessionId, Token};
 use paxos::Ballot;
 use ring::digest;
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,7 @@ enum Item<'a> {
         last_session: SessionId,
         last_token: Token,
         last_place: u64,
+        last_event: EventNumber,
         leadership: Option<Ballot>,
     },
     /// A session, in order of ids.
@@ -117,6 +118,7 @@ impl State {
             last_session: self.last_session,
             last_token: self.last_token,
             last_place: self.last_place,
+            last_event: self.last_event,
             leadership: self.leadership,
         };
         let sessions = self.sessions.iter();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use lockd::server::core::clients::ConnectionId;
 use lockd::server::core::compaction::CompactionBounds;
+use lockd::server::core::history::HistoryBounds;
 use lockd::server::core::quota::Quotas;
 use lockd::server::core::replay::Replay;
 use lockd::server::core::{Core, Load, Settings};
@@ -45,6 +46,7 @@ impl Node {
                 bytes: u64::MAX,
             },
             quotas: Quotas::default(),
+            history: HistoryBounds::default(),
         };
         Ok(Node {
             core: Core::new(settings, replica, Replay::default(), now),

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lockd::server::core::clients::ConnectionId;
 use lockd::server::core::compaction::CompactionBounds;
+use lockd::server::core::history::HistoryBounds;
 use lockd::server::core::members::{Member, Members, encode_members};
 use lockd::server::core::quota::Quotas;
 use lockd::server::core::replay::Replay;
@@ -176,6 +177,7 @@ impl Node {
             signer: Signer::from_seed(CELL, &[1; 32]).expect("a seed"),
             compaction: CompactionBounds::default(),
             quotas: Quotas::default(),
+            history: HistoryBounds::default(),
         };
         let mut core = Core::new(settings, replica, replay, now);
         let connections = [

@@ -22,16 +22,18 @@
 //! * [`operation`]: what a client asks to be done.
 //! * [`outcome`]: what became of it.
 //! * [`query`]: what it asks to be told.
+//! * [`watch`]: who holds what, and each change of it.
 
 pub mod about;
 pub mod operation;
 pub mod outcome;
 pub mod query;
+pub mod watch;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ticket::TicketText;
-use crate::types::{CellId, Millis, NodeId, Nonce, Sequence, SessionId};
+use crate::types::{CellId, EventNumber, Millis, NodeId, Nonce, Sequence, SessionId};
 
 pub use about::{About, InvalidAbout, Labels};
 pub use operation::{Acquire, Operation, Owner, Wait, Want, Wants};
@@ -40,6 +42,7 @@ pub use query::{
     Age, Answer, HolderSummary, LockDetail, LockSummary, MemberChange, NodeStanding, Query,
     ReconfigureRefusal, SessionSummary, Stale, Status, WaiterSummary,
 };
+pub use watch::{Change, Event, Holder, Metadata, MetadataTooLong, News, Scope, Value};
 
 /// What a client sends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +90,21 @@ pub enum ClientFrame {
         query: Query,
         /// Whether this node is to answer at once from what it has applied, whoever leads.
         stale: bool,
+    },
+    /// Starts a watch; see [`watch`].
+    Watch {
+        /// Chosen by the client, never used before on this connection.
+        watch: u64,
+        /// What is watched.
+        scope: Scope,
+        /// The last event that the client knows of, to go on behind it; `None`: from the
+        /// present state on.
+        after: Option<EventNumber>,
+    },
+    /// Ends a watch.
+    Unwatch {
+        /// Which.
+        watch: u64,
     },
 }
 
@@ -171,6 +189,13 @@ pub enum NodeFrame {
         answer: Answer,
         /// If it is of this node alone, which may be behind the cell.
         stale: Option<Stale>,
+    },
+    /// What a watch is told.
+    News {
+        /// Which watch.
+        watch: u64,
+        /// What.
+        news: News,
     },
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::about::InvalidAbout;
-use crate::types::{LockName, SessionId, Token};
+use crate::types::{EventNumber, LockName, SessionId, Token};
 
 /// A lock that is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,8 +43,8 @@ pub enum Outcome {
     CancelDone,
     /// Answer to [`super::Operation::Release`]: the grants were held, and are not any more.
     Released,
-    /// Answer to [`super::Operation::Release`] or [`super::Operation::Downgrade`]: the grants were
-    /// not held (any more).
+    /// Answer to [`super::Operation::Release`], [`super::Operation::Downgrade`] or
+    /// [`super::Operation::SetMetadata`]: the grants were not held (any more).
     NotHeld,
     /// Answer to [`super::Operation::Downgrade`]: held as shared from here on.
     Downgraded,
@@ -63,6 +63,16 @@ pub enum Outcome {
     NothingToBreak,
     /// A retry of an acquisition that is neither held nor waited for any more.
     Over,
+    /// Answer to [`super::Operation::SetMetadata`]: it is there, under this version.
+    MetadataSet {
+        /// The new version.
+        version: EventNumber,
+    },
+    /// Answer to [`super::Operation::SetMetadata`]: another version was there, and still is.
+    OtherMetadata {
+        /// Its version; 0 if none was ever put there.
+        version: EventNumber,
+    },
     /// Definitely not done, and why.
     Refused(Refusal),
 }
@@ -222,6 +232,12 @@ pub enum Refusal {
     /// The cell has granted 2^48 locks since it was made or restored.
     #[error("the cell has used up its tokens: restore it from a backup to start a new epoch")]
     TokensUsedUp,
+    /// Too many watches on one connection.
+    #[error(
+        "the connection has {0} watches, the most it may have: drop some, watch a prefix, or use \
+         another client"
+    )]
+    TooManyWatches(u64),
     /// Too much is under way; nothing was done, and the same request may be sent again.
     #[error("the cell is busy: send the request again in a moment")]
     Busy,

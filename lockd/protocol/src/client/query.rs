@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::about::{About, Labels};
 use super::outcome::Refusal;
+use super::watch::Metadata;
 use crate::types::{CellId, LockName, Millis, Mode, NodeId, SessionId, Token};
 
 /// A question about the state.
@@ -318,6 +319,8 @@ pub struct HolderSummary {
     pub times: u32,
     /// Why it is being taken from the holder, if it is.
     pub breaking: Option<String>,
+    /// What the holder has put on it.
+    pub metadata: Option<Metadata>,
 }
 
 /// One in the queue.

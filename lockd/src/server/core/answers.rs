@@ -2,10 +2,10 @@
 //! that this node does not know. And those that do not: the node's status, and stale answers.
 
 use lockd_protocol::client::{
-    Age, Answer, ClientFrame, EndReason, NodeFrame, NodeStanding, Query, Stale, Status,
+    Age, Answer, ClientFrame, EndReason, NodeFrame, NodeStanding, Query, Scope, Stale, Status,
 };
 use lockd_protocol::planted::{self, Planted};
-use lockd_protocol::{Millis, NodeId, SessionId, Token};
+use lockd_protocol::{EventNumber, Millis, NodeId, SessionId, Token};
 use paxos::{Ballot, ConfirmNumber, Time};
 
 use super::clients::ConnectionId;
@@ -31,6 +31,14 @@ pub(super) enum Asked {
     Query { id: u64, query: Query },
     /// A request of a session that this node does not know: it has ended, or this node is behind.
     Request(ClientFrame),
+    /// So that a watch begins with nothing that is older than what its client knows by itself.
+    Watch {
+        watch: u64,
+        scope: Scope,
+        after: Option<EventNumber>,
+    },
+    /// Its beginning may wait before it.
+    Unwatch { watch: u64 },
 }
 
 /// A question that a node answers by itself: how it is, or what it has applied.
@@ -103,6 +111,15 @@ impl Core {
                     self.tell(connection, id, answer);
                 }
                 Asked::Request(frame) => self.request_of_unknown(now, connection, frame),
+                Asked::Watch {
+                    watch,
+                    scope,
+                    after,
+                } => {
+                    let (key, clients) = ((connection, watch), &mut self.clients);
+                    self.watching.start(key, scope, after, clients);
+                }
+                Asked::Unwatch { watch } => self.watching.end(connection, watch),
             }
         }
     }

@@ -11,7 +11,7 @@ use paxos::Time;
 use super::quota::Rate;
 use crate::limits::{
     CLIENT_OUTBOX_BYTES_MAX, PENDING_QUERIES_PER_CONNECTION_MAX, RENEWALS_PER_CONNECTION_MAX,
-    RENEWALS_PER_SESSION_MAX,
+    RENEWALS_PER_SESSION_MAX, WATCH_OUTBOX_BYTES_MAX,
 };
 
 /// A client connection of this process.
@@ -70,6 +70,8 @@ pub struct Outgoing {
     pub bytes: Vec<u8>,
     /// Close the connection behind them.
     pub close: bool,
+    /// There is more for it that waited for room: take a turn.
+    pub more: bool,
 }
 
 impl Clients {
@@ -279,6 +281,12 @@ impl Clients {
         }
     }
 
+    /// Whether a connection's outbox has room for what may as well come later.
+    pub(super) fn has_room(&self, id: ConnectionId) -> bool {
+        let connection = self.connections.get(&id);
+        connection.is_some_and(|it| it.outbox.len() < WATCH_OUTBOX_BYTES_MAX)
+    }
+
     /// Queues a frame for a connection. One that does not read is cut off.
     pub(super) fn send(&mut self, id: ConnectionId, message: &NodeFrame) {
         let Some(connection) = self.connections.get_mut(&id) else {
@@ -332,6 +340,7 @@ impl Clients {
         Some(Outgoing {
             bytes,
             close: connection.closing,
+            more: false,
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lockd_protocol::client::{
-    Answer, ClientFrame, EndReason, NodeFrame, Operation, Outcome, Query, Quota,
+    Answer, ClientFrame, EndReason, News, NodeFrame, Operation, Outcome, Query, Quota,
     ReconfigureRefusal, Refusal,
 };
 use lockd_protocol::limits::CLIENT_PROTOCOL_VERSION;
@@ -174,6 +174,20 @@ impl Core {
                 }
             },
             ClientFrame::Query { id, query, .. } => self.query(now, connection, id, query),
+            ClientFrame::Watch {
+                watch,
+                scope,
+                after,
+            } => self.confirm_first(
+                now,
+                connection,
+                Asked::Watch {
+                    watch,
+                    scope,
+                    after,
+                },
+            ),
+            ClientFrame::Unwatch { watch } => self.unwatch(connection, watch),
             // Hello was dealt with before; a frame of a later version cannot be decoded here.
             _ => {
                 let reason = "this frame has no place here".to_owned();
@@ -431,8 +445,33 @@ impl Core {
                 ClientFrame::Query { id, query, stale }
             }
             Asked::Request(frame) => frame,
+            Asked::Watch { watch, .. } => {
+                let news = News::Refused(Refusal::Busy);
+                return self
+                    .clients
+                    .send(connection, &NodeFrame::News { watch, news });
+            }
+            Asked::Unwatch { watch } => return self.watching.end(connection, watch),
         };
         self.refuse(connection, frame, Refusal::Busy);
+    }
+
+    fn unwatch(&mut self, connection: ConnectionId, watch: u64) {
+        let Some(leading) = &mut self.leading else {
+            return;
+        };
+        // Behind the beginning of that watch, if it still waits.
+        match leading.pending.back().map(|last| last.confirm) {
+            Some(confirm) if leading.pending.len() < PENDING_QUERIES_MAX => {
+                self.clients.count_query(connection);
+                leading.pending.push_back(Pending {
+                    confirm,
+                    connection,
+                    asked: Asked::Unwatch { watch },
+                });
+            }
+            _ => self.watching.end(connection, watch),
+        }
     }
 }
 

@@ -83,6 +83,7 @@ impl Core {
             if self.leading.take().is_some() {
                 tracing::info!(node = %self.settings.node, "not leading any more");
                 self.forget_proposals();
+                self.watching.end_all();
             }
             return self
                 .clients
@@ -203,6 +204,8 @@ impl Core {
                 }
                 self.clients.unbind(session);
             }
+            // Dealt with on every node.
+            Effect::Changed(_) => {}
         }
     }
 

@@ -15,6 +15,7 @@
 //! * [`leases`]: session timers and renewals.
 //! * [`timers`]: ends of waits and breaks.
 //! * [`proposals`]: commands on their way into the log.
+//! * [`watching`]: who is told which change, and [`history`]: what is remembered for them.
 //! * [`members`]: who the members are and where, and how that is changed.
 //! * [`compaction`]: when a new snapshot is due.
 //! * [`scrubbing`]: when the store is read again, and how fast.
@@ -25,6 +26,7 @@ mod answers;
 pub mod clients;
 pub mod compaction;
 mod frames;
+pub mod history;
 mod leading;
 mod leases;
 pub mod members;
@@ -37,6 +39,7 @@ pub mod scrubbing;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod watching;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -55,11 +58,13 @@ use crate::state::{Effect, State};
 use answers::OwnQuestion;
 use clients::{Clients, ConnectionId, Outgoing};
 use compaction::{Compact, CompactFailure, Compaction, CompactionBounds};
+use history::HistoryBounds;
 use leading::Leading;
 use members::Members;
 use proposals::Proposals;
 use quota::Quotas;
 use replay::{Replay, apply_entry};
+use watching::Watching;
 
 /// What a node is told about itself and its cell.
 #[derive(Debug)]
@@ -74,6 +79,8 @@ pub struct Settings {
     pub compaction: CompactionBounds,
     /// What one client may take at most.
     pub quotas: Quotas,
+    /// How many changes to remember for watches.
+    pub history: HistoryBounds,
 }
 
 /// What follows from a turn, for the driver to carry out.
@@ -208,6 +215,7 @@ pub struct Core {
     /// Questions that this node answers by itself, in its turns.
     own_questions: VecDeque<OwnQuestion>,
     leading: Option<Leading>,
+    watching: Watching,
     effects: Vec<Effect>,
     removed: Option<Epoch>,
     fatal: Option<Fatal>,
@@ -225,6 +233,7 @@ impl Core {
     #[must_use]
     pub fn new(settings: Settings, replica: Replica, replay: Replay, now: Time) -> Core {
         let status = replica.status();
+        let watching = Watching::new(settings.history, replay.state.last_event());
         let compaction = Compaction::new(settings.compaction, status.snapshot, &replay);
         Core {
             settings: Arc::new(settings),
@@ -245,6 +254,7 @@ impl Core {
             proposals: Proposals::default(),
             own_questions: VecDeque::new(),
             leading: None,
+            watching,
             effects: Vec::new(),
             removed: None,
             fatal: None,
@@ -254,6 +264,7 @@ impl Core {
     /// A client's connection is gone.
     pub fn client_left(&mut self, connection: ConnectionId) {
         self.clients.leave(connection);
+        self.watching.leave(connection);
     }
 
     /// The replicated state, as far as this node has applied it.
@@ -355,7 +366,9 @@ impl Core {
 
     /// What is to be written to a client; `spare` becomes its next buffer.
     pub fn take_outgoing(&mut self, id: ConnectionId, spare: Vec<u8>) -> Option<Outgoing> {
-        self.clients.take_outgoing(id, spare)
+        let outgoing = self.clients.take_outgoing(id, spare)?;
+        let more = self.watching.has_room_again(id);
+        Some(Outgoing { more, ..outgoing })
     }
 
     /// Acts on everything handed in since the last turn.
@@ -379,6 +392,7 @@ impl Core {
         }
         self.answer_own_questions(now);
         self.note_ages(now);
+        self.watching.catch_up(&self.state, &mut self.clients);
         let at = (self.applied, self.origin);
         work.compact = self
             .compaction
@@ -394,6 +408,9 @@ impl Core {
     /// When [`Core::turn`] has to be called even if nothing arrives.
     #[must_use]
     pub fn next_turn(&self) -> Time {
+        if self.watching.is_busy() {
+            return Time(0);
+        }
         let mut next = self.replica.next_timer();
         if let Some(leading) = self.leading.as_ref().filter(|leading| leading.established) {
             let own = [leading.leases.next_deadline(), leading.timers.next()];
@@ -493,6 +510,7 @@ impl Core {
         let mended = self.compaction.installed(meta);
         self.snapshot_replaced(mended);
         let old = std::mem::replace(&mut self.state, *state);
+        self.watching.start_anew(self.state.last_event());
         Some(Box::new(old))
     }
 
@@ -510,8 +528,10 @@ impl Core {
             self.fatal = Some(fatal);
         }
         for effect in effects.drain(..) {
-            if self.leading.is_some() {
-                self.lead(now, effect);
+            match effect {
+                Effect::Changed(event) => self.watching.happened(event, &mut self.clients),
+                effect if self.leading.is_some() => self.lead(now, effect),
+                _ => {}
             }
         }
         self.effects = effects;

@@ -89,6 +89,7 @@ impl Core {
             let id = match &pending.asked {
                 Asked::Query { id, .. } => *id,
                 Asked::Request(_) => 0,
+                Asked::Watch { watch, .. } | Asked::Unwatch { watch } => *watch,
             };
             (pending.confirm, id).hash(hasher);
         }

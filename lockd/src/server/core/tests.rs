@@ -4,6 +4,7 @@ mod cell;
 mod fairness;
 mod identity;
 mod listings;
+mod watching;
 
 use super::*;
 use cell::{Cell, Client};

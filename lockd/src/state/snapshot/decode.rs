@@ -165,11 +165,13 @@ impl Decoder {
                 last_session,
                 last_token,
                 last_place,
+                last_event,
                 leadership,
             } => {
                 self.state.last_session = last_session;
                 self.state.last_token = last_token;
                 self.state.last_place = last_place;
+                self.state.last_event = last_event;
                 self.state.leadership = leadership;
             }
             Item::Session {
@@ -261,6 +263,10 @@ impl Decoder {
             return Err("a lock's token was never given out");
         }
         check_hold(&hold)?;
+        let version = hold.metadata().map(|metadata| metadata.version.0);
+        if version.is_some_and(|version| version == 0 || version > self.state.last_event.0) {
+            return Err("a hold has metadata of a version that was never given out");
+        }
         let last = self.state.locks.last_key_value();
         if last.is_some_and(|(last, _)| *last > name) {
             return Err("the holds are not in order");

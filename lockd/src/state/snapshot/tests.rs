@@ -1,11 +1,15 @@
 //! Snapshots of states that random commands made, and of none.
 
+mod golden;
+
 use super::*;
 use crate::state::Effect;
 use crate::state::command::Command;
 use crate::state::lock::{Hold, Lock, More};
 use lockd_protocol::Mode;
-use lockd_protocol::client::{About, Acquire, Operation, Owner, Wait, Want, Wants};
+use lockd_protocol::client::{
+    About, Acquire, Metadata, Operation, Owner, Value, Wait, Want, Wants,
+};
 use paxos::{Ballot, Epoch, NodeId};
 
 /// Random commands (splitmix64: Steele, Lea, Flood, 2014), often such as make sense.
@@ -75,7 +79,14 @@ impl Commands {
             owner: (self.below(2) == 0).then_some(owner),
             barge: self.below(8) == 0,
             delay: Millis(self.below(3) * 5),
+            metadata: self.value(),
         }
+    }
+
+    /// None, half of the time.
+    fn value(&mut self) -> Value {
+        let bytes = self.below(6).saturating_sub(3) * 3;
+        Value::new(&b"a\0\xff567"[..bytes as usize]).expect("short")
     }
 
     /// Of an acquisition that is held, most of the time.
@@ -122,7 +133,18 @@ impl Commands {
             10 => Operation::Cancel {
                 acquire: Sequence(self.below(20)),
             },
-            _ => match self.below(4) {
+            _ => match self.below(8) {
+                4.. => {
+                    let (acquire, token) = self.held(state);
+                    let expect = (self.below(2) == 0).then(|| EventNumber(self.below(9)));
+                    let value = self.value();
+                    Operation::SetMetadata {
+                        acquire,
+                        token,
+                        expect,
+                        value,
+                    }
+                }
                 0 => Operation::Close,
                 _ => Operation::Cancel {
                     acquire: Sequence(1 + self.below(1500)),
@@ -232,7 +254,7 @@ fn full(seed: u64) -> State {
 
 #[test]
 fn a_decoded_state_is_the_state_and_goes_on_as_it_does() {
-    let mut seen = [0usize; 9];
+    let mut seen = [0usize; 10];
     for seed in 0..3000 {
         let (mut commands, mut state) = (Commands::new(seed), State::default());
         commands.apply_some(&mut state);
@@ -262,6 +284,8 @@ fn a_decoded_state_is_the_state_and_goes_on_as_it_does() {
         seen[6] += state.closed.len();
         let holds = state.locks.values().flat_map(|lock| &lock.holds);
         seen[7] += holds.filter(|hold| hold.times() > 1).count();
+        let holds = state.locks.values().flat_map(|lock| &lock.holds);
+        seen[9] += holds.filter(|hold| hold.metadata().is_some()).count();
         seen[8] += state
             .locks
             .values()
@@ -361,7 +385,7 @@ fn whatever_the_bytes_are_they_are_refused_or_are_a_state_that_could_have_been()
 #[test]
 fn a_length_that_is_a_lie_allocates_nothing() {
     let mut bytes = encode(&State::default());
-    bytes.truncate(MAGIC.len() + 1 + 1 + 4);
+    bytes.truncate(MAGIC.len() + 1 + 1 + 5);
     // A session whose identity has 2^42 bytes, of which some come.
     bytes.extend([1, 1, 1, 0x80, 0x10, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]);
     let mut decoder = Decoder::default();
@@ -385,6 +409,7 @@ fn items_that_contradict_each_other_are_refused() {
         last_session: SessionId(2),
         last_token: Token(2),
         last_place: 2,
+        last_event: EventNumber(2),
         leadership: None,
     };
     let session = |id, nonce, ttl| Item::Session {
@@ -502,6 +527,19 @@ fn items_that_contradict_each_other_are_refused() {
             ],
             "delay",
         ),
+        (
+            vec![
+                one(),
+                more(More {
+                    metadata: Some(Metadata {
+                        version: EventNumber(3),
+                        value: Value::default(),
+                    }),
+                    ..More::default()
+                }),
+            ],
+            "version",
+        ),
         (vec![closed("a", 1, 0)], "longer"),
         (vec![closed("a", 9, 1)], "no grant"),
         (vec![closed("b", 1, 1), closed("a", 1, 1)], "in order"),
@@ -512,6 +550,7 @@ fn items_that_contradict_each_other_are_refused() {
             last_session: SessionId(2),
             last_token: Token(2),
             last_place: 2,
+            last_event: EventNumber(2),
             leadership: None,
         };
         let items = std::iter::once(counters).chain(items);
@@ -526,61 +565,3 @@ fn items_that_contradict_each_other_are_refused() {
         }
     }
 }
-
-#[test]
-fn the_bytes_of_version_3_stay_as_they_are() {
-    let mut state = State::default();
-    state.begin_leadership(leadership(3));
-    let operations = [
-        (1, 1, acquire("a")),
-        (2, 1, acquire("a")),
-        (1, 2, acquire("b")),
-        (
-            2,
-            2,
-            Operation::Break {
-                lock: LockName::new("a").expect("a lock name"),
-                reason: "why".to_owned(),
-                at_once: false,
-            },
-        ),
-    ];
-    let opens = [1, 2].map(|nonce| Command::Open {
-        nonce: Nonce(nonce),
-        ttl: Millis(1000),
-        identity: format!("identity {nonce}"),
-        about: About {
-            description: format!("client {nonce}"),
-            labels: [("team".to_owned(), "a".to_owned())].into(),
-        },
-    });
-    let requests = operations.map(|(session, sequence, operation)| Command::Request {
-        session: SessionId(session),
-        sequence: Sequence(sequence),
-        acknowledged: Sequence(0),
-        operation,
-    });
-    for command in opens.into_iter().chain(requests) {
-        state.apply(command, &mut Vec::new());
-    }
-    let bytes = encode(&state);
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(hex, GOLDEN);
-    assert_eq!(format!("{:032x}", state.digest()), GOLDEN_DIGEST);
-    assert_eq!(decode(&bytes), Ok(state));
-}
-
-fn acquire(lock: &str) -> Operation {
-    let lock = LockName::new(lock).expect("a lock name");
-    Operation::Acquire(Acquire {
-        ticket: true,
-        ..Acquire::one(lock, Mode::Exclusive, Wait::Forever)
-    })
-}
-
-const GOLDEN: &str = "\
-    6c6b7374617465030002030101010301010101e8070a6964656e74697479203108636c69656e7420310104\
-    7465616d016100010202e8070a6964656e74697479203208636c69656e74203201047465616d0161000202\
-    0a010101030301610101010000000101000001037768790003016201020200000001000401020100016100\
-    02010000000607";
-const GOLDEN_DIGEST: &str = "08a2f61325f56611fba77d0fa71d91b2";

@@ -1,7 +1,9 @@
 //! The state machine, driven command by command.
 
 mod breaking;
+mod changes;
 mod deadlock;
+mod metadata;
 mod modes;
 mod owners;
 mod requests;
@@ -10,7 +12,9 @@ mod several;
 
 use super::listing::Unobserved;
 use super::*;
-use lockd_protocol::client::{About, Acquire, Answer, Owner, Wait, Want, Wants};
+use lockd_protocol::client::{
+    About, Acquire, Answer, Change, Owner, Scope, Value, Wait, Want, Wants,
+};
 use paxos::{Epoch, NodeId};
 
 fn leadership(round: u64) -> Ballot {
@@ -296,6 +300,19 @@ fn several(kind: impl FnOnce(Vec<Want>) -> Wants, locks: &[&str], wait: Wait) ->
         wants: kind(wants.collect()),
         ..Acquire::one(name("x"), Mode::Exclusive, wait)
     }
+}
+
+/// What has changed, in order: the number, what happened, to which lock, under which token.
+fn changes(effects: &[Effect]) -> Vec<(u64, Change, &str, u64)> {
+    let changes = effects.iter().filter_map(|effect| match effect {
+        Effect::Changed(event) => {
+            let holder = &event.holder;
+            let (lock, token) = (holder.lock.as_str(), holder.token.0);
+            Some((event.number.0, event.change, lock, token))
+        }
+        _ => None,
+    });
+    changes.collect()
 }
 
 /// Why the only reply refuses, if it does.

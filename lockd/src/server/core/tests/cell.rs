@@ -33,6 +33,11 @@ pub(super) fn first_membership() -> Membership {
 
 impl Cell {
     pub(super) fn new() -> Cell {
+        Cell::remembering(HistoryBounds::default())
+    }
+
+    /// A cell whose nodes remember so much for watches.
+    pub(super) fn remembering(history: HistoryBounds) -> Cell {
         let membership = first_membership();
         let cores = membership.members.iter().map(|id| {
             let config = Config {
@@ -50,6 +55,7 @@ impl Cell {
                 signer: Signer::from_seed(CELL, &[1; 32]).expect("a seed"),
                 compaction: CompactionBounds::default(),
                 quotas: self::quota::Quotas::default(),
+                history,
             };
             (
                 NodeId(id.0),
@@ -131,7 +137,8 @@ impl Cell {
             work.loads.is_empty(),
             "nothing is old enough to be read from disk"
         );
-        let moved = !work.writes.is_empty() || !work.messages.is_empty();
+        let busy = core.watching.is_busy();
+        let moved = busy || !work.writes.is_empty() || !work.messages.is_empty();
         for batch in work.writes {
             core.persisted(self.now, batch.id);
         }
