@@ -58,11 +58,13 @@ pub enum Planted {
     ExpiryOfAnyLeadership,
     /// Node: a question is answered without waiting for a confirmation.
     AnsweredUnconfirmed,
+    /// Node: a session that the log calls silent is renewed, and the log goes on calling it so.
+    SilentRenewed,
 }
 
 impl Planted {
     /// The bugs that the simulator of the whole system finds.
-    pub const ALL: [Planted; 18] = [
+    pub const ALL: [Planted; 19] = [
         Planted::RetryExecutedTwice,
         Planted::DedupEvicted,
         Planted::ReleaseWithoutToken,
@@ -81,6 +83,7 @@ impl Planted {
         Planted::MemoryOnly,
         Planted::AdmitBeforeDrained,
         Planted::NoReseed,
+        Planted::SilentRenewed,
     ];
 
     /// The others, for which so much has to come together that only the model check of the leases

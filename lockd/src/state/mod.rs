@@ -13,6 +13,7 @@
 //! * [`settle`]: what ends a hold or a wait, and who is next.
 //! * [`deadlock`]: waits that would never end.
 //! * [`breaking`]: taking a lock from its holders.
+//! * [`silence`]: who was not heard, for the next leadership.
 //! * [`listing`]: the read side.
 //! * [`snapshot`]: the whole state as bytes, and back.
 
@@ -24,6 +25,7 @@ pub mod listing;
 mod lock;
 mod session;
 mod settle;
+mod silence;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -97,6 +99,11 @@ pub enum Effect {
         /// After this long it is to be reopened.
         span: Millis,
     },
+    /// The log does not call this session silent (any more): its renewals can be answered.
+    Heard {
+        /// Which session.
+        session: SessionId,
+    },
     /// A session ended, or was asked for and does not exist.
     Ended {
         /// Which session.
@@ -126,6 +133,8 @@ pub struct State {
     /// Every acquisition that waits, by place.
     waiters: BTreeMap<u64, Waiter>,
     closed: BTreeMap<LockName, Closed>,
+    /// For how long at least they have been silent.
+    silent: BTreeMap<SessionId, Millis>,
     last_session: SessionId,
     last_token: Token,
     last_place: u64,
@@ -188,6 +197,23 @@ impl State {
             } => {
                 if self.leadership == Some(leadership) {
                     self.finish_break(&lock, token, effects);
+                }
+            }
+            Command::Silent {
+                session,
+                spent,
+                leadership,
+            } => {
+                if self.leadership == Some(leadership) {
+                    self.note_silent(session, spent);
+                }
+            }
+            Command::Heard {
+                session,
+                leadership,
+            } => {
+                if self.leadership == Some(leadership) {
+                    self.note_heard(session, effects);
                 }
             }
         }

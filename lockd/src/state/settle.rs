@@ -145,6 +145,7 @@ impl State {
         }
         if let Some(session) = self.sessions.remove(&id) {
             self.nonces.remove(&session.nonce());
+            self.silent.remove(&id);
         }
         // It is in no queue any more, so nothing is granted to it.
         self.settle(freed, effects);

@@ -9,8 +9,10 @@ use paxos::{Ballot, ConfirmNumber, Time};
 
 use super::clients::ConnectionId;
 use super::leading::Leading;
+use super::leases::Confirmed;
 use super::{Core, leases};
 use crate::state::Effect;
+use crate::state::command::Command;
 
 /// A question that is answered once its confirm number is.
 #[derive(Debug)]
@@ -32,7 +34,7 @@ impl Core {
             .filter(ours)
             .and_then(|leading| leading.leases.confirmed(number))
         {
-            self.answer_renewal(now, renewal);
+            self.renewal_confirmed(now, leadership, renewal);
         }
         while let Some(pending) = self.leading.as_mut().filter(ours).and_then(|leading| {
             let due = leading.queries.front()?.confirm <= number;
@@ -51,7 +53,25 @@ impl Core {
         }
     }
 
-    fn answer_renewal(&mut self, now: Time, renewal: leases::Renewal) {
+    fn renewal_confirmed(&mut self, now: Time, leadership: Ballot, renewal: leases::Renewal) {
+        let session = renewal.session;
+        let Some(leading) = &mut self.leading else {
+            return;
+        };
+        if planted::has(Planted::TimerFromAnswer) {
+            leading.leases.restart(now, session);
+        }
+        match leading.leases.admit(renewal) {
+            Confirmed::Answer => self.answer_renewal(renewal),
+            Confirmed::Hear => self.proposals.push_unbounded(&Command::Heard {
+                session,
+                leadership,
+            }),
+            Confirmed::Wait => {}
+        }
+    }
+
+    pub(super) fn answer_renewal(&mut self, renewal: leases::Renewal) {
         let leases::Renewal {
             connection,
             session,
@@ -80,11 +100,6 @@ impl Core {
                     reason,
                 },
             );
-        }
-        if planted::has(Planted::TimerFromAnswer)
-            && let Some(leading) = &mut self.leading
-        {
-            leading.leases.restart(now, session);
         }
         self.clients
             .send(connection, &NodeFrame::KeptAlive { session, number });

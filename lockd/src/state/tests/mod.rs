@@ -3,6 +3,7 @@
 mod breaking;
 mod deadlock;
 mod modes;
+mod others;
 mod owners;
 mod requests;
 mod several;

@@ -33,12 +33,16 @@ pub(super) fn first_membership() -> Membership {
 
 impl Cell {
     pub(super) fn new() -> Cell {
+        Cell::with(Timing::default())
+    }
+
+    pub(super) fn with(timing: Timing) -> Cell {
         let membership = first_membership();
         let cores = membership.members.iter().map(|id| {
             let config = Config {
                 node: *id,
                 seeds: Vec::new(),
-                timing: Timing::default(),
+                timing,
                 seed: id.0,
             };
             let now = Time(1_000_000);
