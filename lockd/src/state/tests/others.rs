@@ -236,6 +236,56 @@ fn a_million_locks_acquired_and_released_by_one_session_leave_nothing_behind() {
     assert!(bytes < 100, "{bytes} bytes");
 }
 
+// ZOOKEEPER-4837, CURATOR-595: a server that was restored from a snapshot knew a session that had ended
+// while it was, and the lock of that session stayed with it.
+#[test]
+fn a_session_that_ends_while_a_node_is_restored_is_over_there_too() {
+    let leadership = leadership(1);
+    let session = SessionId(1);
+    let spent = Millis(5000);
+    let commands = [
+        open(1),
+        open(2),
+        request(1, 1, 0, acquire("a", Wait::Try)),
+        request(1, 2, 1, acquire("b", Wait::Try)),
+        request(2, 1, 0, acquire("a", Wait::Forever)),
+        Command::Silent {
+            session,
+            spent,
+            leadership,
+        },
+        Command::Expire {
+            session,
+            leadership,
+        },
+        request(2, 2, 1, acquire("b", Wait::Try)),
+    ];
+    let mut state = State::default();
+    state.begin_leadership(leadership);
+    let mut snapshots = vec![state.clone()];
+    for command in &commands {
+        state.apply(command.clone(), &mut Vec::new());
+        snapshots.push(state.clone());
+    }
+    for (at, snapshot) in snapshots.iter().enumerate() {
+        let mut decoder = Decoder::default();
+        for chunk in snapshot.encode() {
+            decoder.feed(&chunk).expect("a sound snapshot");
+        }
+        let mut restored = decoder.finish().expect("all of it");
+        for command in &commands[at..] {
+            restored.apply(command.clone(), &mut Vec::new());
+        }
+        assert_eq!(restored, state, "restored after {at} commands");
+    }
+    let holder = |lock| state.describe_lock(&name(lock), 0, 0, 1)?.summary.holder;
+    assert_eq!(
+        (holder("a"), holder("b")),
+        (Some(SessionId(2)), Some(SessionId(2)))
+    );
+    assert_eq!(state.session_count(), 1);
+}
+
 /// A number that some client makes up.
 fn any_number(seed: &mut u64) -> u64 {
     [
