@@ -27,8 +27,10 @@ use crate::limits::{EXPIRIES_PER_TURN_MAX, EXPIRY_GRACE, PENDING_RENEWALS_MAX, S
 #[cfg_attr(feature = "model", derive(Clone))]
 pub(super) struct Leases {
     timers: BTreeMap<SessionId, Timer>,
-    /// One entry for each timer, at or before the time at which it is to be looked at.
+    /// One entry for each timer, at or before the time at which it ends.
     queue: BinaryHeap<Reverse<(Time, SessionId)>>,
+    /// One for each timer that still runs, at or about the time at which its silence is noted.
+    notes: BinaryHeap<Reverse<(Time, SessionId)>>,
     renewals: VecDeque<Renewal>,
     /// The newest confirmed renewal of each session that the log has yet to say was heard.
     unheard: BTreeMap<SessionId, Renewal>,
@@ -104,17 +106,10 @@ impl Timer {
         (next < self.ttl && !self.hearing && !self.ending).then_some(next)
     }
 
-    /// When to look at it next: to note its silence, or to end it.
-    fn due(&self) -> Time {
-        match self.next_note() {
-            Some(next) => before(self.ends, self.ttl - next),
-            None => self.over(),
-        }
-    }
-
-    /// When it is to be ended.
-    fn over(&self) -> Time {
-        after(self.ends, EXPIRY_GRACE)
+    /// When to look whether its silence is to be noted.
+    fn note_due(&self) -> Time {
+        let next = self.next_note().unwrap_or(self.ttl);
+        before(self.ends, self.ttl - next)
     }
 
     /// How long it has been silent.
@@ -132,7 +127,8 @@ impl Leases {
             return;
         }
         let timer = Timer::starting(now, ttl.into());
-        self.queue.push(Reverse((timer.due(), session)));
+        self.queue.push(Reverse((timer.ends, session)));
+        self.notes.push(Reverse((timer.note_due(), session)));
         self.timers.insert(session, timer);
     }
 
@@ -161,9 +157,11 @@ impl Leases {
             }
         }
         if any {
-            let timers = self.timers.iter();
-            let due = timers.map(|(session, timer)| Reverse((timer.due(), *session)));
-            self.queue = due.collect();
+            let timers = || self.timers.iter();
+            let ends = timers().map(|(session, timer)| Reverse((timer.ends, *session)));
+            self.queue = ends.collect();
+            let notes = timers().map(|(session, timer)| Reverse((timer.note_due(), *session)));
+            self.notes = notes.collect();
         }
     }
 
@@ -259,31 +257,58 @@ impl Leases {
     /// ending.
     pub(super) fn judge(&mut self, now: Time) -> Vec<Judgement> {
         let mut judged = Vec::new();
+        self.expire(now, &mut judged);
+        if !planted::has(Planted::SilenceNotNoted) {
+            self.note_silent(now, &mut judged);
+        }
+        judged
+    }
+
+    fn expire(&mut self, now: Time, judged: &mut Vec<Judgement>) {
         while judged.len() < EXPIRIES_PER_TURN_MAX {
             let Some(Reverse((at, session))) = self.queue.peek().copied() else {
                 break;
             };
-            if at > now {
+            if after(at, EXPIRY_GRACE) > now {
                 break;
             }
             self.queue.pop();
             let Some(timer) = self.timers.get_mut(&session) else {
                 continue;
             };
-            if timer.due() > at {
-                self.queue.push(Reverse((timer.due(), session)));
-            } else if timer.over() > now {
-                let silence = timer.silence(now);
-                timer.noted = Some(silence);
-                self.queue.push(Reverse((timer.due().max(at), session)));
-                let millis = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
-                judged.push(Judgement::Silent(session, Millis(millis)));
+            if timer.ends > at {
+                self.queue.push(Reverse((timer.ends, session)));
             } else if !timer.ending {
                 timer.ending = true;
                 judged.push(Judgement::Expired(session));
             }
         }
-        judged
+    }
+
+    /// Nobody has to be woken for this: a leader takes a turn with each of its heartbeats.
+    fn note_silent(&mut self, now: Time, judged: &mut Vec<Judgement>) {
+        while judged.len() < EXPIRIES_PER_TURN_MAX {
+            let Some(Reverse((at, session))) = self.notes.peek().copied() else {
+                break;
+            };
+            if at > now {
+                break;
+            }
+            self.notes.pop();
+            let Some(timer) = self.timers.get_mut(&session).filter(|timer| !timer.ending) else {
+                continue;
+            };
+            let silence = timer.silence(now);
+            if timer.next_note().is_some_and(|next| silence >= next) {
+                timer.noted = Some(silence);
+                let millis = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
+                judged.push(Judgement::Silent(session, Millis(millis)));
+            }
+            // Of one that is about to end, or be heard, there is nothing to note for a while.
+            let part = timer.ttl / SILENCE_PART;
+            let next = timer.note_due().max(after(now, part / 4));
+            self.notes.push(Reverse((next, session)));
+        }
     }
 
     /// Whether a renewal of this number waits for its confirmation.
@@ -303,7 +328,9 @@ impl Leases {
         use std::hash::Hash as _;
         for (session, timer) in &self.timers {
             (session, timer.ttl, relative(timer.ends), timer.ending).hash(hasher);
-            (timer.heard, timer.noted, timer.hearing).hash(hasher);
+            if !planted::has(Planted::SilenceNotNoted) {
+                (timer.heard, timer.noted, timer.hearing).hash(hasher);
+            }
         }
         let mut queue = self.queue.clone().into_sorted_vec();
         queue.retain(|Reverse((_, session))| self.timers.contains_key(session));
@@ -315,7 +342,8 @@ impl Leases {
 
     /// When to look for expired sessions next.
     pub(super) fn next_deadline(&self) -> Option<Time> {
-        self.queue.peek().map(|Reverse((at, _))| *at)
+        let first = self.queue.peek();
+        first.map(|Reverse((at, _))| after(*at, EXPIRY_GRACE))
     }
 
     /// What is left of a session's TTL.
