@@ -7,6 +7,7 @@ pub(super) mod belief;
 pub(super) mod expiry;
 pub(super) mod fence;
 pub(super) mod fifo;
+pub(super) mod history;
 pub(super) mod limits;
 pub(super) mod live;
 pub(super) mod once;
