@@ -424,6 +424,29 @@ mod tests {
     }
 
     #[test]
+    fn an_acknowledgement_takes_the_place_of_an_earlier_one_to_the_same_node_and_ballot_only() {
+        let to_another = (NodeId(3), acknowledgement(2).1);
+        let (to, mut body) = acknowledgement(3);
+        if let Body::Accepted(accepted) = &mut body {
+            accepted.ballot.round += 1;
+        }
+        let of_another_ballot = (to, body);
+        let mut durable = fresh();
+        durable.appended(Slot(1));
+        let all = [
+            acknowledgement(1),
+            to_another,
+            acknowledgement(2),
+            of_another_ballot,
+        ];
+        for held in &all {
+            assert_eq!(durable.hold(held.clone()), None);
+        }
+        let write = durable.begin(Time(0), BALLOT, BALLOT, Slot(1)).unwrap();
+        assert_eq!(durable.finish(write.id).released, all);
+    }
+
+    #[test]
     fn an_answer_that_tells_of_a_gap_is_not_replaced_by_a_later_one() {
         let mut durable = fresh();
         durable.appended(Slot(1));
@@ -486,6 +509,47 @@ mod tests {
                 restart: false,
             }
         ));
+    }
+
+    /// What the next write says of the log: whether it begins again, where the old one is cut, and
+    /// from where on entries are written.
+    fn changes(durable: &mut Durable, end: u64) -> (bool, Option<Slot>, Option<Slot>) {
+        let write = durable.begin(Time(0), BALLOT, BALLOT, Slot(end)).unwrap();
+        durable.finish(write.id);
+        match write.what {
+            Part::Changes {
+                restart,
+                truncate_from,
+                entries_from,
+            } => (restart, truncate_from, entries_from),
+            Part::Repair(_) => panic!("no repair was asked for"),
+        }
+    }
+
+    #[test]
+    fn the_store_is_told_to_cut_only_what_it_was_given() {
+        let mut durable = fresh();
+        durable.appended(Slot(1));
+        assert_eq!(changes(&mut durable, 9), (false, None, Some(Slot(1))));
+        durable.truncated_from(Slot(9));
+        assert_eq!(changes(&mut durable, 8), (false, Some(Slot(9)), None));
+        durable.truncated_from(Slot(9));
+        durable.numbers_changed();
+        assert_eq!(changes(&mut durable, 8), (false, None, None), "it is cut");
+    }
+
+    #[test]
+    fn a_log_that_begins_again_is_not_cut_as_well_and_is_written_if_there_is_any() {
+        let mut durable = fresh();
+        durable.appended(Slot(1));
+        changes(&mut durable, 9);
+        durable.restarted_before(Slot(5), Slot(4));
+        durable.truncated_from(Slot(5));
+        assert_eq!(changes(&mut durable, 4), (true, None, None));
+        durable.restarted_before(Slot(5), Slot(5));
+        assert_eq!(changes(&mut durable, 5), (true, None, Some(Slot(5))));
+        durable.restarted_before(Slot(5), Slot(7));
+        assert_eq!(changes(&mut durable, 7), (true, None, Some(Slot(5))));
     }
 
     #[test]

@@ -174,10 +174,7 @@ impl Leader {
             return None;
         }
         let number = self.confirm.ask();
-        if core.plant.has(Planted::OldEchoes) {
-            return Some(ConfirmNumber(number.0 - 1));
-        }
-        Some(number)
+        Some(core.plant.number_to_await(number))
     }
 
     /// The epoch is over: tells the followers, who cannot be told later.

@@ -239,12 +239,38 @@ mod tests {
         large.evict(Slot(400));
         assert!(large.bytes <= TAIL_CACHE_BYTES_MAX);
         assert!(large.bytes + size(&entry(1, PAYLOAD_BYTES_MAX)) > TAIL_CACHE_BYTES_MAX);
+        // What is undecided is no part of the tail, and takes no room in it.
+        let one = size(&entry(1, PAYLOAD_BYTES_MAX));
+        let fits = TAIL_CACHE_BYTES_MAX / one;
+        let mut half = log(2 * fits as u64, PAYLOAD_BYTES_MAX);
+        half.decide(Slot(fits as u64));
+        half.evict(Slot(fits as u64));
+        assert_eq!((half.first(), half.entries.len()), (Slot(1), 2 * fits));
         let limit = Bounds::default().tail_cache_entries;
         let mut many = log(limit as u64 + 10, 0);
         many.decide(many.end());
         many.evict(many.end());
         assert_eq!(many.entries.len(), limit);
         assert_eq!(many.first(), Slot(11));
+    }
+
+    #[test]
+    fn a_tail_that_fills_its_room_to_the_byte_is_kept() {
+        let rest = TAIL_CACHE_BYTES_MAX % size(&entry(1, PAYLOAD_BYTES_MAX));
+        let last = rest
+            .checked_sub(ENTRY_OVERHEAD_BYTES)
+            .expect("room for one more");
+        let full = TAIL_CACHE_BYTES_MAX / size(&entry(1, PAYLOAD_BYTES_MAX));
+        for (bytes, first) in [(last, Slot(1)), (last + 1, Slot(2))] {
+            let mut log = log(full as u64, PAYLOAD_BYTES_MAX);
+            log.append(Entry {
+                slot: log.end().next(),
+                ..entry(1, bytes)
+            });
+            log.decide(log.end());
+            log.evict(log.end());
+            assert_eq!(log.first(), first, "with {bytes} bytes in the last");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Without the feature `sim` no bug can be planted, and the questions fold to `false`.
 
 use crate::message::Body;
-use crate::types::{Ballot, WriteBatch};
+use crate::types::{Ballot, ConfirmNumber, WriteBatch};
 
 /// Declares the enumeration, what each is in words, and where the mistake was made before.
 macro_rules! planted {
@@ -241,6 +241,14 @@ impl Plant {
         self.has(Planted::AskedAfterStop) || self.has(Planted::ConfirmAfterStop)
     }
 
+    /// The confirm round whose end a question is made to wait for.
+    pub(crate) fn number_to_await(&self, number: ConfirmNumber) -> ConfirmNumber {
+        match self.has(Planted::OldEchoes) {
+            true => ConfirmNumber(number.0 - 1),
+            false => number,
+        }
+    }
+
     /// Whether an acceptor echoes though its epoch is about to end.
     pub(crate) fn echoes_after_stop(&self) -> bool {
         self.has(Planted::EchoAfterStop) || self.has(Planted::ConfirmAfterStop)
@@ -269,6 +277,10 @@ impl Plant {
 
     pub(crate) fn asks_after_stop(&self) -> bool {
         false
+    }
+
+    pub(crate) fn number_to_await(&self, number: ConfirmNumber) -> ConfirmNumber {
+        number
     }
 
     pub(crate) fn echoes_after_stop(&self) -> bool {

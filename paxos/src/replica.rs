@@ -332,7 +332,7 @@ impl Replica {
                 }
             }
             Body::Accept(accept) => {
-                self.echo_below_promise(from, &accept);
+                self.echo_below_promise_planted(from, &accept);
                 if self.admit_leader(from, accept.ballot) {
                     let answer = self.core.acceptor.on_accept(accept);
                     self.core.apply_decided();
@@ -411,7 +411,7 @@ impl Replica {
     }
 
     /// The planted mistake: whoever was deposed is confirmed.
-    fn echo_below_promise(&mut self, from: NodeId, accept: &Accept) {
+    fn echo_below_promise_planted(&mut self, from: NodeId, accept: &Accept) {
         let deposed = accept.ballot < self.core.acceptor.promised();
         if deposed && self.core.plant.has(Planted::EchoBelowPromise) {
             let echo = Accepted {

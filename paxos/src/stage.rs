@@ -80,5 +80,12 @@ mod tests {
         let fits = (2 * WINDOW_BYTES_MAX / size(&entry(1, PAYLOAD_BYTES_MAX))) as u64;
         (1..=fits + 5).for_each(|slot| large.offer(entry(slot, PAYLOAD_BYTES_MAX), Slot::NONE));
         assert_eq!(large.end(Slot::NONE), Slot(fits));
+        for popped in 1..=3 {
+            assert!(large.pop_up_to(Slot(popped)).is_some());
+            for slot in fits + popped..fits + popped + 2 {
+                large.offer(entry(slot, PAYLOAD_BYTES_MAX), Slot(popped));
+            }
+            assert_eq!(large.end(Slot::NONE), Slot(fits + popped), "room for one");
+        }
     }
 }

@@ -21,7 +21,7 @@ use super::set::Shown;
 use crate::limits::CELL_ROUNDS_MAX;
 
 /// Names the time since the database last began to remember marks without a gap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Era(pub i64);
 
 /// What to do next.
@@ -91,7 +91,7 @@ pub enum Admitted {
 }
 
 /// An admission under way.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Admission {
     era: Option<Era>,
     asked: Option<Shown>,

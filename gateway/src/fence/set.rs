@@ -6,7 +6,7 @@ use super::refusal::{BadTicket, Refusal};
 use crate::limits::TICKETS_PER_SESSION_MAX;
 
 /// One ticket of a set, verified.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Shown {
     /// The lock.
     pub lock: LockName,

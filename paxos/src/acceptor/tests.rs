@@ -86,11 +86,13 @@ fn what_is_decided_of_a_log_that_is_on_its_way_does_not_wait_for_the_rest() {
 
 #[test]
 fn what_follows_the_end_of_a_new_leaders_log_is_removed() {
-    let mut acceptor = with_log(commands(1..=9, 1), 1);
-    acceptor.promise(ballot(2));
-    let answer = acceptor.on_sync(sync(2, vec![command(1, 1), command(2, 2)], 2, 0));
-    assert_eq!(synced(answer.durable), Slot(2));
-    assert_eq!(acceptor.log().end(), Slot(2));
+    for last in [command(2, 2), command(2, 1)] {
+        let mut acceptor = with_log(commands(1..=9, 1), 1);
+        acceptor.promise(ballot(2));
+        let answer = acceptor.on_sync(sync(2, vec![command(1, 1), last], 2, 0));
+        assert_eq!(synced(answer.durable), Slot(2));
+        assert_eq!(acceptor.log().end(), Slot(2));
+    }
 }
 
 #[test]
@@ -107,6 +109,17 @@ fn a_part_that_does_not_continue_what_came_is_told_as_a_gap() {
     assert_eq!(unsynced(&greeting), (Slot(0), false));
     let greeting = other.on_accept(accept(2, 2, Vec::new(), 0));
     assert_eq!(unsynced(&greeting), (Slot(0), true));
+}
+
+#[test]
+fn a_part_of_one_ballots_log_is_not_continued_by_another_ballots() {
+    let mut acceptor = fresh();
+    acceptor.promise(ballot(2));
+    let first = acceptor.on_sync(sync(2, commands(1..=2, 2), 5, 0));
+    assert_eq!(unsynced(&first), (Slot(2), false));
+    acceptor.promise(ballot(3));
+    let rest = acceptor.on_sync(sync(3, commands(3..=5, 3), 5, 0));
+    assert_eq!(unsynced(&rest), (Slot::NONE, true));
 }
 
 #[test]

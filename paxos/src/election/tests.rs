@@ -1,6 +1,7 @@
 //! Elections by themselves: who may campaign, when, and with which ballot.
 
 use super::*;
+use crate::membership::{Membership, Quorums};
 use crate::testing::{OWN, ballot, ballot_of, commands, core, recovered, sent, timing};
 use crate::types::{Recovered, Slot};
 
@@ -136,6 +137,24 @@ fn nobody_campaigns_without_answers_or_against_one_who_is_happy() {
     election.on_pong(&core, two, mute);
     election.on_pong(&core, three, answer());
     assert!(campaigns(&mut core, &mut election), "one of two is enough");
+}
+
+#[test]
+fn to_campaign_takes_enough_nodes_to_be_elected_and_enough_to_lead() {
+    for (prepare, accept) in [(3, 2), (2, 3)] {
+        let first = Membership::first((1..=4).map(NodeId)).unwrap();
+        let membership = Membership {
+            quorums: Quorums { prepare, accept },
+            ..first
+        };
+        let (mut core, mut election) = start(Recovered {
+            membership,
+            ..recovered(commands(1..=3, 1), 1)
+        });
+        assert!(!election.tick(&mut core));
+        election.on_pong(&core, NodeId(2), answer());
+        assert!(!campaigns(&mut core, &mut election), "two of four");
+    }
 }
 
 #[test]

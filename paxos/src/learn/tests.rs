@@ -106,6 +106,24 @@ fn who_cannot_give_what_it_knows_is_not_asked_when_it_offers_again() {
 }
 
 #[test]
+fn only_who_does_not_give_what_it_knows_is_passed_over_when_it_offers_again() {
+    let (mut core, mut learning) = voter();
+    learning.offered(&mut core, NodeId(2));
+    // It knows no more.
+    learning.on_learned(&mut core, NodeId(2), answer(Vec::new(), 3));
+    sent(&mut core);
+    learning.offered(&mut core, NodeId(2));
+    assert_eq!(asked(&mut core)[0].0, 2);
+    // It gives some of what it knows, and then nothing is heard of it for a while.
+    learning.on_learned(&mut core, NodeId(2), answer(commands(4..=5, 1), 9));
+    assert_eq!(asked(&mut core)[0].0, 2);
+    later(&mut core, timing().leader_timeout_micros);
+    learning.tick(&mut core);
+    learning.offered(&mut core, NodeId(2));
+    assert_eq!(asked(&mut core)[0].0, 2);
+}
+
+#[test]
 fn a_voter_that_gets_no_answer_waits_for_the_next_offer() {
     let (mut core, mut learning) = voter();
     assert_eq!(learning.next_timer(&core), None);
@@ -125,13 +143,25 @@ fn a_voter_that_gets_no_answer_waits_for_the_next_offer() {
 
 #[test]
 fn who_offered_help_while_another_was_asked_is_the_next() {
+    for (first, then) in [(2, 3), (3, 2)] {
+        let (mut core, mut learning) = learner();
+        learning.offered(&mut core, NodeId(first));
+        learning.offered(&mut core, NodeId(then));
+        sent(&mut core);
+        later(&mut core, timing().leader_timeout_micros);
+        learning.tick(&mut core);
+        assert_eq!(asked(&mut core)[0].0, then);
+    }
+}
+
+#[test]
+fn a_question_that_is_open_is_not_asked_again_before_its_time_is_over() {
     let (mut core, mut learning) = learner();
-    learning.offered(&mut core, NodeId(2));
-    learning.offered(&mut core, NodeId(3));
-    sent(&mut core);
-    later(&mut core, timing().leader_timeout_micros);
     learning.tick(&mut core);
-    assert_eq!(asked(&mut core)[0].0, 3);
+    assert_eq!(asked(&mut core).len(), 1);
+    later(&mut core, timing().heartbeat_micros);
+    learning.tick(&mut core);
+    assert_eq!(asked(&mut core), []);
 }
 
 #[test]
@@ -340,6 +370,8 @@ fn while_a_snapshot_comes_nothing_else_is_asked_for() {
     assert!(takes(&mut core, &mut learning, 2, 4));
     learning.offered(&mut core, NodeId(3));
     learning.go_on(&mut core);
+    later(&mut core, timing().heartbeat_micros);
+    learning.note_damaged(&mut core, Slot(2));
     learning.tick(&mut core);
     assert_eq!(asked(&mut core), []);
     assert!(learning.on_ready(&snapshot(4, 1)));

@@ -1,15 +1,18 @@
-//! A replica as a whole: which messages it lets through to its parts, how it changes roles, and
-//! when its log may be cut.
+//! A replica as a whole: which messages it lets through to its parts, and how it changes roles.
+//! `cutting`: when its log may be cut.
+
+mod cutting;
+
+use bytes::Bytes;
 
 use super::*;
 use crate::interface::Timing;
-use crate::limits::Bounds;
 use crate::membership::Membership;
 use crate::message::{Accept, Accepted, Behind, Learned, Offer, Promise, Standing};
 use crate::testing::{
-    OWN, ballot, ballot_of, command, commands, membership, recovered, snapshot, stop, timing,
+    OWN, ballot, ballot_of, commands, membership, recovered, snapshot, stop, timing,
 };
-use crate::types::{Entry, Epoch};
+use crate::types::{Entry, EntryKind, Epoch};
 
 fn replica(recovered: Recovered) -> Replica {
     let config = Config {
@@ -313,11 +316,16 @@ fn learned(entries: Vec<Entry>) -> Body {
 
 #[test]
 fn a_leader_that_learns_what_a_later_one_decided_is_none_any_more() {
-    for (round, leads) in [(8, true), (10, false)] {
+    for (origin, leads) in [
+        (ballot(8), true),
+        (ballot_of(9, 1), true),
+        (ballot(10), false),
+    ] {
         let mut replica = leading(Vec::new());
         let decided = Slot(9);
         gets(&mut replica, Body::Behind(Behind { decided }));
-        gets(&mut replica, learned(vec![command(2, round)]));
+        let entry = Entry::new(Slot(2), origin, EntryKind::Command, Bytes::new());
+        gets(&mut replica, learned(vec![entry]));
         assert_eq!(matches!(replica.role(), Role::Leader { .. }), leads);
     }
 }
@@ -381,6 +389,24 @@ fn only_followers_without_a_vote_are_learners() {
         let only_learn = asked.iter().all(|(_, body)| matches!(body, Body::Learn(_)));
         assert!(only_learn && !asked.is_empty(), "{asked:?}");
     }
+}
+
+#[test]
+fn who_is_no_member_of_a_cell_that_it_knows_only_learns() {
+    let others = Membership::first((2..=4).map(NodeId)).expect("three nodes");
+    let mut replica = replica(Recovered::fresh(others));
+    let mut questions = 0;
+    for _ in 0..5 {
+        let later = replica.core.now.plus_micros(timing().leader_timeout_micros);
+        replica.handle(later, Input::Tick);
+        while let Some(output) = replica.poll_output() {
+            if let Output::Send { message, .. } = output {
+                assert!(matches!(message.body, Body::Learn(_)), "{message:?}");
+                questions += 1;
+            }
+        }
+    }
+    assert!(questions > 0);
 }
 
 #[test]
@@ -473,107 +499,6 @@ fn a_follower_that_goes_over_to_the_next_epoch_waits_for_others() {
     gets(&mut replica, Body::Accept(accept));
     assert_eq!(replica.status().membership.epoch, Epoch(2));
     assert_eq!(replica.role(), Role::Follower { leader: None });
-}
-
-/// A replica with sixty decided entries and short bounds.
-fn with_sixty(mut replica: Replica) -> Replica {
-    replica.tighten(Bounds {
-        tail_cache_entries: 0,
-        tail_slots: 10,
-        log_slots: 20,
-        ..Bounds::default()
-    });
-    let end = replica.core.acceptor.log().end().0;
-    replica.core.acceptor.learn(commands(end + 1..=60, 1));
-    said(&mut replica);
-    replica
-}
-
-fn takes_snapshot(replica: &mut Replica, slot: u64) -> Slot {
-    let now = replica.core.now;
-    replica.handle(now, Input::SnapshotTaken(snapshot(slot, 1)));
-    replica.core.acceptor.keep_from()
-}
-
-#[test]
-fn a_log_is_cut_behind_a_snapshot_but_for_a_tail() {
-    let follower = || with_sixty(replica(recovered(Vec::new(), 1)));
-    assert_eq!(takes_snapshot(&mut follower(), 30), Slot(31));
-    assert_eq!(takes_snapshot(&mut follower(), 50), Slot(51));
-    assert_eq!(
-        takes_snapshot(&mut follower(), 58),
-        Slot(51),
-        "ten are kept"
-    );
-    let mut replica = follower();
-    assert_eq!(
-        takes_snapshot(&mut replica, 61),
-        Slot(1),
-        "that is not decided"
-    );
-    takes_snapshot(&mut replica, 30);
-    takes_snapshot(&mut replica, 30);
-    takes_snapshot(&mut replica, 20);
-    assert_eq!(
-        replica.status().snapshot,
-        Some(snapshot(30, 1)),
-        "only newer ones"
-    );
-}
-
-#[test]
-fn a_snapshot_of_what_is_not_durable_cuts_nothing() {
-    let mut replica = replica(recovered(Vec::new(), 1));
-    replica.core.acceptor.learn(commands(1..=60, 1));
-    assert_eq!(takes_snapshot(&mut replica, 30), Slot(1));
-    assert_eq!(replica.status().snapshot, None);
-}
-
-#[test]
-fn a_leader_keeps_more_for_a_slow_follower_but_not_without_end() {
-    let leader = || with_sixty(leading(Vec::new()));
-    let mut replica = leader();
-    accept(&mut replica, 2, Slot(45));
-    accept(&mut replica, 3, Slot(60));
-    assert_eq!(takes_snapshot(&mut replica, 50), Slot(46));
-    let mut replica = leader();
-    accept(&mut replica, 2, Slot(7));
-    assert_eq!(takes_snapshot(&mut replica, 50), Slot(41), "twenty at most");
-}
-
-#[test]
-fn damaged_entries_that_a_snapshot_holds_are_cut_off_and_told_as_repaired() {
-    let mut replica = with_sixty(replica(recovered(Vec::new(), 1)));
-    let now = replica.core.now;
-    for slot in [53, 59] {
-        replica.handle(now, Input::Damaged(Slot(slot)));
-    }
-    assert_eq!(takes_snapshot(&mut replica, 55), Slot(54));
-    let mut repaired = Vec::new();
-    while let Some(output) = replica.poll_output() {
-        if let Output::Repaired(slot) = output {
-            repaired.push(slot);
-        }
-    }
-    assert_eq!((repaired, now), (vec![Slot(53)], replica.core.now));
-}
-
-#[test]
-fn a_snapshot_that_was_fetched_is_installed_if_it_is_newer_than_what_is_decided() {
-    for (slot, installed) in [(3, false), (4, true)] {
-        let mut replica = replica(Recovered {
-            decided: Slot(3),
-            claimed: Slot(3),
-            ..recovered(Vec::new(), 1)
-        });
-        replica.on_snapshot_ready(snapshot(slot, 1));
-        let mut installs = false;
-        while let Some(output) = replica.poll_output() {
-            installs |= matches!(output, Output::Install(_));
-        }
-        assert_eq!(installs, installed, "of slot {slot}");
-        assert_eq!(replica.status().snapshot, Some(snapshot(slot, 1)));
-    }
 }
 
 #[test]
