@@ -167,11 +167,11 @@ impl Snapshot {
     /// Every snapshot that a node's log tells of.
     pub(super) fn all_in(log: &str) -> Vec<Snapshot> {
         let lines = log.lines().filter(|line| line.contains("made a snapshot"));
-        lines.filter_map(Snapshot::in_line).collect()
+        let plain = lines.map(without_colours);
+        plain.filter_map(|line| Snapshot::in_line(&line)).collect()
     }
 
     fn in_line(line: &str) -> Option<Snapshot> {
-        // Colours of a terminal are not written to a file.
         let field = |name: &str| {
             let value = line.split_once(&format!("{name}="))?.1;
             value.split_whitespace().next()?.parse().ok()
@@ -182,6 +182,14 @@ impl Snapshot {
             took_ms: field("took_ms")?,
         })
     }
+}
+
+/// A line of a log without what makes terminals colour it.
+fn without_colours(line: &str) -> String {
+    let mut parts = line.split('\u{1b}');
+    let first = parts.next().unwrap_or_default().to_owned();
+    let rest = parts.map(|part| part.split_once('m').map_or("", |(_, text)| text));
+    first + &rest.collect::<String>()
 }
 
 impl Report {
@@ -304,7 +312,8 @@ mod tests {
     #[test]
     fn snapshots_are_read_from_a_nodes_log() {
         let log = "2026 INFO lockd: took a snapshot slot=7 bytes=9\n\
-                   2026 INFO lockd: made a snapshot slot=7 bytes=1234 took_ms=56\nother\n";
+                   2026 INFO lockd: made a snapshot slot\u{1b}[0m\u{1b}[2m=\u{1b}[0m7 \
+                   bytes=1234 took_ms=56\nother\n";
         let snapshot = Snapshot {
             slot: 7,
             bytes: 1234,
