@@ -38,8 +38,8 @@ enum Command {
     Demo(DemoArgs),
     /// Puts a workload on a cell, judges every answer, and reports what it cost.
     Run(RunArgs),
-    /// Fills a cell with very many sessions and locks, measures what they cost, kills its leader, and
-    /// counts what was lost.
+    /// Fills a cell with very many sessions and locks, measures what they cost, kills its leader,
+    /// and counts what was lost.
     Scale(ScaleArgs),
     /// Simulates the whole system from seeds, with faults, and checks every promise at every step.
     #[cfg(feature = "sim")]

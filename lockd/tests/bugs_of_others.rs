@@ -1,5 +1,5 @@
-//! What went wrong in other lock services, tried on real processes: each test names the bug, and the
-//! comment before it whose it was. More of them: `lockd/src/state/tests/others.rs`,
+//! What went wrong in other lock services, tried on real processes: each test names the bug, and
+//! the comment before it whose it was. More of them: `lockd/src/state/tests/others.rs`,
 //! `lockd/src/server/core/tests/contract.rs`, `lockd/client/src/core/session/contract.rs`.
 
 mod cli_support;
@@ -65,8 +65,8 @@ fn seconds(environment: &[(&'static str, String)]) -> i64 {
     text.trim().parse().expect("a number")
 }
 
-// kubernetes/kubernetes#67651, kubernetes/client-go#448, cockroachdb/cockroach#23104: the wall clock
-// decided about leases.
+// kubernetes/kubernetes#67651, kubernetes/client-go#448, cockroachdb/cockroach#23104: the wall
+// clock decided about leases.
 #[test]
 fn wall_clocks_an_hour_wrong_change_nothing() {
     let mut nodes = Nodes::new();
@@ -238,8 +238,8 @@ async fn cycle(client: &Client, name: &str, cycles: u64) {
     }
 }
 
-// spring-integration-extensions, pull request 236 (Hazelcast): what one owner had asked was kept until
-// the memory was full. The state itself is looked at exactly in `state/tests/others.rs`.
+// spring-integration-extensions, pull request 236 (Hazelcast): what one owner had asked was kept
+// until the memory was full. The state itself is looked at exactly in `state/tests/others.rs`.
 #[test]
 fn what_one_session_acquires_and_releases_does_not_fill_the_nodes() {
     const CYCLES: u64 = 96_000;

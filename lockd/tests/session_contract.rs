@@ -183,12 +183,9 @@ async fn of_ten_thousand_waiters_on_a_real_cell_one_is_told_when_the_holder_dies
     }
     // Nothing is heard of the holder any more.
     loop {
-        match holder.hear().await.unwrap() {
-            NodeFrame::SessionEnded { session, reason } => {
-                assert_eq!((session, reason), (dying, EndReason::Expired));
-                break;
-            }
-            _ => {}
+        if let NodeFrame::SessionEnded { session, reason } = holder.hear().await.unwrap() {
+            assert_eq!((session, reason), (dying, EndReason::Expired));
+            break;
         }
     }
     let mut told = Vec::new();

@@ -55,8 +55,9 @@ struct Configuration {
     state: LockState,
 }
 
-/// The same of as much of the beginning as can be decided; how many operations that is. What returned
-/// later than the last of them was called might follow from what comes after, and is not looked at.
+/// The same of as much of the beginning as can be decided; how many operations that is. What
+/// returned later than the last of them was called might follow from what comes after, and is not
+/// looked at.
 #[must_use]
 pub fn check_beginning(model: LockModel, history: &[Operation]) -> (Verdict, usize) {
     let mut history = history.to_vec();

@@ -30,9 +30,9 @@ async fn ttls_from_half_a_second_to_a_day_are_accepted_and_renewed() {
     }
 }
 
-// hashicorp/consul#1843 and #9788: the holder was told half a minute to five minutes after others had
-// the lock. Here its program does nothing at all for longer than its TTL, so that nothing can tell
-// it; it looks, and knows.
+// hashicorp/consul#1843 and #9788: the holder was told half a minute to five minutes after others
+// had the lock. Here its program does nothing at all for longer than its TTL, so that nothing can
+// tell it; it looks, and knows.
 #[test]
 fn a_program_that_does_nothing_for_a_ttl_knows_its_lock_lost_before_anyone_else_had_it() {
     let runtime = || {

@@ -1,10 +1,11 @@
 //! The whole state as bytes, and back.
 //!
 //! A snapshot is a short head and then items, one after the other in a fixed order: the counters,
-//! every session with its answers, every hold, everybody who waits, every lock that is closed for a
-//! while, every session that is called silent, and an end that counts them. What a session acquired and who stands in a lock's queue is
-//! not written: the holds and the waiters say it. So the bytes of a state are always the same, and
-//! [`State::digest`] over them tells whether two replicas agree.
+//! every session with its answers, every hold, everybody who waits, every lock that is closed for
+//! a while, every session that is called silent, and an end that counts them. What a session
+//! acquired and who stands in a lock's queue is not written: the holds and the waiters say it. So
+//! the bytes of a state are always the same, and [`State::digest`] over them tells whether two
+//! replicas agree.
 //!
 //! Neither side ever holds more than a chunk beside the state: [`State::encode`] yields chunks,
 //! [`Decoder::feed`] takes chunks, however they are cut. The decoder believes nothing: no length

@@ -17,8 +17,9 @@ use crate::past::Fault;
 /// `l` or `e` for leads with one clock for all nodes or one for each; letters; the nodes that a
 /// leader may remove. The letters: `o` the session is opened on the way, `s` node 1's disk is slow,
 /// `d` a KeepAlive is taken twice, `y` early expiry is looked for, `z` runs go on when the client
-/// has given up; as often as given: `r` questions, `w` commands of another client, `c` crashes, `h`
-/// heartbeats; `n` leaders note who is silent. Digits: nothing is looked at after more ticks than that.
+/// has given up; as often as given: `r` questions, `w` commands of another client, `c` crashes,
+/// `h` heartbeats; `n` leaders note who is silent. Digits: nothing is looked at after more ticks
+/// than that.
 pub(crate) fn parse(spec: &str) -> Option<Instance> {
     let mut parts = spec.split('/');
     let nodes = |digits: &str| -> Option<Vec<u64>> {

@@ -1,5 +1,5 @@
-//! 6: what the users of each lock were told could have been told by a lock that does one thing after
-//! the other: a fenced one that its owner may enter again, or a semaphore.
+//! 6: what the users of each lock were told could have been told by a lock that does one thing
+//! after the other: a fenced one that its owner may enter again, or a semaphore.
 
 use super::{Verdict, must};
 use crate::models::{self, LockModel};

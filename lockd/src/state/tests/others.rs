@@ -196,8 +196,8 @@ fn a_wait_that_is_given_up_at_any_moment_leaves_neither_an_orphan_nor_a_hole() {
     }
 }
 
-// redisson/redisson#6510: a key for each lock that ever was. And spring-integration-extensions, pull
-// request 236 (Hazelcast): what an owner had asked was kept for ever.
+// redisson/redisson#6510: a key for each lock that ever was. And spring-integration-extensions,
+// pull request 236 (Hazelcast): what an owner had asked was kept for ever.
 #[test]
 fn a_million_locks_acquired_and_released_by_one_session_leave_nothing_behind() {
     let mut bench = Bench::new(1);
@@ -236,8 +236,8 @@ fn a_million_locks_acquired_and_released_by_one_session_leave_nothing_behind() {
     assert!(bytes < 100, "{bytes} bytes");
 }
 
-// ZOOKEEPER-4837, CURATOR-595: a server that was restored from a snapshot knew a session that had ended
-// while it was, and the lock of that session stayed with it.
+// ZOOKEEPER-4837, CURATOR-595: a server that was restored from a snapshot knew a session that had
+// ended while it was, and the lock of that session stayed with it.
 #[test]
 fn a_session_that_ends_while_a_node_is_restored_is_over_there_too() {
     let leadership = leadership(1);

@@ -6,6 +6,9 @@ use super::*;
 
 const KEEPALIVE: u64 = 3_333;
 
+/// Something that the core is told.
+type Said = fn() -> Input<&'static str>;
+
 /// Ticks up to a time, as its timers ask for, and what comes of it.
 fn pass(core: &mut Core, until: u64) -> Vec<Output<&'static str>> {
     let mut outputs = Vec::new();
@@ -23,7 +26,8 @@ fn holding() -> Core {
     core
 }
 
-// redisson/redisson#775, #3194 and #5698: the watchdog renewed no more after one renewal had failed.
+// redisson/redisson#775, #3194 and #5698: the watchdog renewed no more after one renewal had
+// failed.
 #[test]
 fn renewals_that_fail_are_tried_again_until_the_deadline_and_one_that_succeeds_saves_the_lock() {
     for answered_at in 1..20 {
@@ -56,8 +60,8 @@ fn renewals_that_fail_are_tried_again_until_the_deadline_and_one_that_succeeds_s
     }
 }
 
-// redisson/redisson#7272 and #2714: the watchdog went on after the unlock, and the lock was held for
-// ever.
+// redisson/redisson#7272 and #2714: the watchdog went on after the unlock, and the lock was held
+// for ever.
 #[test]
 fn nothing_is_renewed_after_the_session_is_closed_and_no_renewal_names_a_lock() {
     let mut core = holding();
@@ -77,11 +81,11 @@ fn nothing_is_renewed_after_the_session_is_closed_and_no_renewal_names_a_lock() 
     }
 }
 
-// oborchers/proqi#62, leapmux/leapmux, pull request 403: the clock stood still while the machine was
-// suspended, so that the lock seemed to be held when it woke.
+// oborchers/proqi#62, leapmux/leapmux, pull request 403: the clock stood still while the machine
+// was suspended, so that the lock seemed to be held when it woke.
 #[test]
 fn a_machine_that_wakes_from_a_suspend_finds_its_lock_lost_before_anything_else() {
-    let first: [fn() -> Input<&'static str>; 8] = [
+    let first: [Said; 8] = [
         || Input::Tick,
         || Input::Connected,
         || Input::Disconnected,
@@ -132,12 +136,12 @@ fn a_lost_session_stays_lost_whatever_comes_in_late() {
     }
 }
 
-// vitessio/vitess#8309: an acquisition that was cancelled returned success. etcd-io/etcd#10111: or it
-// left its key.
+// vitessio/vitess#8309: an acquisition that was cancelled returned success. etcd-io/etcd#10111: or
+// it left its key.
 #[test]
 fn an_acquisition_that_was_taken_back_is_never_handed_out_however_its_answers_come() {
     // What the cell says, in any order that it can, and when the user gives up.
-    let answers: [&[fn() -> Input<&'static str>]; 4] = [
+    let answers: [&[Said]; 4] = [
         &[|| granted(1, 3)],
         &[|| queued(1), || granted(1, 3)],
         &[

@@ -151,8 +151,8 @@ fn an_election_of_any_length_below_the_clients_deadline_costs_no_session() {
     }
 }
 
-// Chubby's rule, which Consul and etcd did not keep (hashicorp/consul#985): while there is no leader
-// no session ends, however long that is.
+// Chubby's rule, which Consul and etcd did not keep (hashicorp/consul#985): while there is no
+// leader no session ends, however long that is.
 #[test]
 fn while_there_is_no_leader_no_session_ends() {
     let (mut cell, leader) = Cell::led();
@@ -203,8 +203,8 @@ fn a_leader_that_stood_still_and_was_deposed_expires_nobody() {
     assert_eq!(again, Some(token));
 }
 
-// etcd-io/etcd#9395 and #20273: each new leader began all TTLs anew, so that a dead holder's lock was
-// never freed; #17132: what had been noted of them was lost with the third leader.
+// etcd-io/etcd#9395 and #20273: each new leader began all TTLs anew, so that a dead holder's lock
+// was never freed; #17132: what had been noted of them was lost with the third leader.
 #[test]
 fn leaders_that_change_all_the_time_free_a_dead_holders_lock_and_no_live_ones() {
     for led_for in [TTL.0 / 2, TTL.0 / 2 + 137, TTL.0 / 4] {
