@@ -335,10 +335,7 @@ impl Bench<'_> {
         let nodes = 1..=self.config.nodes.len();
         let logs = nodes.map(|node| self.cell.directory().join(format!("node-{node}.log")));
         let texts = logs.map(|log| std::fs::read_to_string(log).unwrap_or_default());
-        let made = texts
-            .flat_map(|text| Snapshot::all_in(&text))
-            .collect::<Vec<_>>();
-        made
+        texts.flat_map(|text| Snapshot::all_in(&text)).collect()
     }
 }
 
