@@ -8,6 +8,7 @@ use loadtest::demo::actor::{self, ActorArgs};
 use loadtest::demo::{self, DemoArgs, DemoError, private};
 use loadtest::process;
 use loadtest::run::{self, RunArgs};
+use loadtest::scale::{self, ScaleArgs};
 #[cfg(feature = "sim")]
 use loadtest::sim::command::{self, SimArgs};
 use loadtest::terminal::print_line;
@@ -37,6 +38,9 @@ enum Command {
     Demo(DemoArgs),
     /// Puts a workload on a cell, judges every answer, and reports what it cost.
     Run(RunArgs),
+    /// Fills a cell with very many sessions and locks, measures what they cost, kills its leader,
+    /// and counts what was lost.
+    Scale(ScaleArgs),
     /// Simulates the whole system from seeds, with faults, and checks every promise at every step.
     #[cfg(feature = "sim")]
     Sim(SimArgs),
@@ -74,6 +78,7 @@ fn main() -> ExitCode {
         Command::Postgres => in_runtime(private::keep()).map(|()| ExitCode::SUCCESS),
         Command::Demo(arguments) => in_runtime(show_demo(&arguments)),
         Command::Run(arguments) => in_runtime(put_load(&arguments)),
+        Command::Scale(arguments) => in_runtime(fill_cell(&arguments)),
         #[cfg(feature = "sim")]
         Command::Sim(arguments) => command::execute(&arguments).map(exit_code),
     };
@@ -123,6 +128,18 @@ async fn put_load(arguments: &RunArgs) -> Result<ExitCode, String> {
         () = interrupted()? => return Ok(ExitCode::from(INTERRUPTED)),
     };
     run::write_report(&report, arguments.json.as_deref()).map_err(|error| error.to_string())?;
+    Ok(exit_code(report.passed()))
+}
+
+async fn fill_cell(arguments: &ScaleArgs) -> Result<ExitCode, String> {
+    let program = this_program()?;
+    let report = tokio::select! {
+        report = scale::run(arguments, &program) => report.map_err(|error| error.to_string())?,
+        () = interrupted()? => return Ok(ExitCode::from(INTERRUPTED)),
+    };
+    report
+        .write(arguments.json.as_deref())
+        .map_err(|error| error.to_string())?;
     Ok(exit_code(report.passed()))
 }
 

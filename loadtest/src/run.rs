@@ -3,6 +3,7 @@
 //! All clients share one thread: on a small machine that costs the least, and leaves the most to
 //! the servers.
 
+pub mod histories;
 pub mod measure;
 pub mod progress;
 pub mod report;
@@ -280,6 +281,7 @@ struct Measured {
 fn report(arguments: &RunArgs, shared: &Shared, measured: Measured) -> Report {
     let measure = shared.measure.borrow();
     let oracle = shared.oracle.borrow();
+    let histories = shared.histories.borrow().judge();
     let spent = measured.spent;
     let cycles = measure.cycles();
     let seconds = measure.duration().as_secs_f64();
@@ -321,7 +323,8 @@ fn report(arguments: &RunArgs, shared: &Shared, measured: Measured) -> Report {
         }),
         errors: measure.troubles().clone(),
         unfinished_clients: measured.unfinished,
-        violations: oracle.violations(),
+        violations: oracle.violations() + histories.refused.len() as u64,
+        histories,
         violation_details: oracle.stories().to_vec(),
         machine: Machine::describe(),
     }

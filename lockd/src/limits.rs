@@ -99,6 +99,10 @@ pub const STALL: Duration = Duration::from_millis(250);
 /// Most expiries proposed in one turn, so that a mass expiry does not starve renewals.
 pub const EXPIRIES_PER_TURN_MAX: usize = 1024;
 
+/// A session that is not heard is noted as silent in the log each time that so small a part of its
+/// TTL has passed: leaderships that last as long as that bring its end nearer.
+pub const SILENCE_PART: u32 = 8;
+
 /// Entries of the log since the last snapshot after which another one is made, if they are longer
 /// than that one.
 pub const COMPACT_ENTRIES_MIN: u64 = 64 * 1024;

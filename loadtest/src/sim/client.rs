@@ -33,6 +33,7 @@ pub(super) enum Want {
     },
     Release {
         task: usize,
+        acquire: Sequence,
     },
     Break {
         at_once: bool,
@@ -252,6 +253,7 @@ impl World {
         if let Some(stream) = self.clients[client].link.take() {
             self.close_stream(stream);
         }
+        self.session_may_end(client);
         let it = &mut self.clients[client];
         it.life += 1;
         it.held.clear();

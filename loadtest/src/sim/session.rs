@@ -111,8 +111,9 @@ impl World {
                 self.acquired(client, task, sequence, outcome, tickets)?;
                 self.look_at_belief(client)
             }
-            Want::Release { task } => {
+            Want::Release { task, acquire } => {
                 self.coverage.hit("release");
+                self.histories.gave_back(self.now, client, acquire, outcome);
                 self.released(client, task);
                 Ok(())
             }
@@ -149,7 +150,7 @@ impl World {
     fn failed(&mut self, client: usize, want: Want) -> Verdict {
         match want {
             Want::Acquire { task } => self.not_acquired(client, task),
-            Want::Release { task } => {
+            Want::Release { task, .. } => {
                 self.released(client, task);
                 Ok(())
             }
@@ -189,7 +190,9 @@ impl World {
         if it.sessions != session || it.guards.remove(&acquire).is_none() {
             return Ok(false);
         }
-        let waiter = Want::Release { task };
+        self.histories
+            .gives_back(self.now, client, session, acquire);
+        let waiter = Want::Release { task, acquire };
         self.give(client, Input::Release { acquire, waiter })?;
         Ok(true)
     }
@@ -199,7 +202,11 @@ impl World {
         let it = &mut self.clients[client];
         let request = it.next_request();
         it.requests += 1;
+        if matches!(operation, Operation::Break { .. }) {
+            self.histories.end_here();
+        }
         if operation == Operation::Close {
+            self.histories.may_end(self.now, client, it.sessions);
             // Whoever closes a session has given up its guards, and those yet to come.
             it.guards.clear();
             it.closing = true;
@@ -218,6 +225,7 @@ impl World {
     }
 
     pub(super) fn new_session(&mut self, client: usize) -> Verdict {
+        self.session_may_end(client);
         let it = &mut self.clients[client];
         it.sessions += 1;
         it.lease = None;

@@ -176,6 +176,7 @@ impl World {
             Stage::Rest => self.want_something(client, task),
             Stage::Acquire { request, .. } => {
                 self.coverage.hit("acquisition taken back");
+                self.histories.takes_back(self.now, client, task);
                 self.give(client, Input::TakeBack { request })?;
                 self.not_acquired(client, task)
             }
@@ -288,6 +289,8 @@ impl World {
             .stream()
             .map(|stream| self.streams[stream].node);
         let operation = Operation::Acquire(what.clone());
+        let by = (client, self.clients[client].sessions, task);
+        self.histories.asks(self.now, by, &what);
         // First, because the answer may come at once.
         let it = &mut self.clients[client];
         let request = it.next_request();
@@ -322,6 +325,8 @@ impl World {
             return Ok(());
         };
         let (what, asked) = (what.clone(), *asked);
+        let by = (client, self.clients[client].sessions, task);
+        self.histories.told(self.now, by, acquire, outcome);
         let Outcome::Granted(grants) = outcome else {
             match outcome {
                 Outcome::NotAvailable { .. } => self.coverage.hit("try failed"),
@@ -463,6 +468,9 @@ impl World {
         let Some(acquire) = ours.map(|held| held.acquire) else {
             return Ok(());
         };
+        let session = self.clients[client].sessions;
+        self.histories
+            .downgrades(self.now, client, session, acquire);
         let input = Input::Downgrade {
             acquire,
             ticket: false,

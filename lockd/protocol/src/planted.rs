@@ -64,6 +64,11 @@ pub enum Planted {
     ExpiryOfAnyLeadership,
     /// Node: a question is answered without waiting for a confirmation.
     AnsweredUnconfirmed,
+    /// Node: a session that the log calls silent is renewed, and the log goes on calling it so.
+    SilentRenewed,
+    /// Node: who is silent is not noted in the log. It breaks nothing but that leaders which change
+    /// all the time keep dead sessions; with it there is less to model.
+    SilenceNotNoted,
 }
 
 impl Planted {

@@ -77,6 +77,23 @@ pub enum Command {
         /// Who decided so.
         leadership: Ballot,
     },
+    /// The leader's clock says that the session has been silent for so long: a later leadership
+    /// counts from there.
+    Silent {
+        /// Which session.
+        session: SessionId,
+        /// For how long, over all leaderships since it was last heard.
+        spent: Millis,
+        /// Who decided so.
+        leadership: Ballot,
+    },
+    /// A session that the log calls silent was heard again.
+    Heard {
+        /// Which session.
+        session: SessionId,
+        /// Who heard it.
+        leadership: Ballot,
+    },
 }
 
 /// Commands that go into the log as one entry.

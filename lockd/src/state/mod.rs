@@ -15,6 +15,7 @@
 //! * [`events`]: changes of who holds what, their numbers, and metadata.
 //! * [`deadlock`]: waits that would never end.
 //! * [`breaking`]: taking a lock from its holders.
+//! * [`silence`]: who was not heard, for the next leadership.
 //! * [`listing`]: the read side; [`holders`]: that of watches.
 //! * [`snapshot`]: the whole state as bytes, and back.
 
@@ -29,6 +30,7 @@ mod lock;
 mod opening;
 mod session;
 mod settle;
+mod silence;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -103,6 +105,11 @@ pub enum Effect {
         /// After this long it is to be reopened.
         span: Millis,
     },
+    /// The log does not call this session silent (any more): its renewals can be answered.
+    Heard {
+        /// Which session.
+        session: SessionId,
+    },
     /// A session ended, or was asked for and does not exist.
     Ended {
         /// Which session.
@@ -136,6 +143,8 @@ pub struct State {
     /// Every acquisition that waits, by place.
     waiters: BTreeMap<u64, Waiter>,
     closed: BTreeMap<LockName, Closed>,
+    /// For how long at least they have been silent.
+    silent: BTreeMap<SessionId, Millis>,
     last_session: SessionId,
     last_token: Token,
     last_place: u64,
@@ -212,6 +221,23 @@ impl State {
             } => {
                 if self.leadership == Some(leadership) {
                     self.finish_break(&lock, token, effects);
+                }
+            }
+            Command::Silent {
+                session,
+                spent,
+                leadership,
+            } => {
+                if self.leadership == Some(leadership) {
+                    self.note_silent(session, spent);
+                }
+            }
+            Command::Heard {
+                session,
+                leadership,
+            } => {
+                if self.leadership == Some(leadership) {
+                    self.note_heard(session, effects);
                 }
             }
         }

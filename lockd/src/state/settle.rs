@@ -152,6 +152,7 @@ impl State {
         if let Some(session) = self.sessions.remove(&id) {
             self.nonces.remove(&session.nonce());
             self.discount_identity(session.identity());
+            self.silent.remove(&id);
         }
         // It is in no queue any more, so nothing is granted to it.
         self.settle(freed, effects);

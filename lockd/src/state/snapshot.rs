@@ -1,10 +1,11 @@
 //! The whole state as bytes, and back.
 //!
 //! A snapshot is a short head and then items, one after the other in a fixed order: the counters,
-//! every session with its answers, every hold, everybody who waits, every lock that is closed for a
-//! while, and an end that counts them. What a session acquired and who stands in a lock's queue is
-//! not written: the holds and the waiters say it. So the bytes of a state are always the same, and
-//! [`State::digest`] over them tells whether two replicas agree.
+//! every session with its answers, every hold, everybody who waits, every lock that is closed for
+//! a while, every session that is called silent, and an end that counts them. What a session
+//! acquired and who stands in a lock's queue is not written: the holds and the waiters say it. So
+//! the bytes of a state are always the same, and [`State::digest`] over them tells whether two
+//! replicas agree.
 //!
 //! Neither side ever holds more than a chunk beside the state: [`State::encode`] yields chunks,
 //! [`Decoder::feed`] takes chunks, however they are cut. The decoder believes nothing: no length
@@ -74,6 +75,8 @@ enum Item<'a> {
     Closed { lock: LockName, closed: Closed },
     /// The last one: how many there were before it.
     End { items: u64 },
+    /// A session that the log calls silent, in order of ids: behind the closed locks.
+    Silent { session: SessionId, spent: Millis },
 }
 
 impl State {
@@ -136,11 +139,16 @@ impl State {
             lock: lock.clone(),
             closed: *closed,
         });
+        let silent = self.silent.iter().map(|(session, spent)| Item::Silent {
+            session: *session,
+            spent: *spent,
+        });
         std::iter::once(counters)
             .chain(sessions.flat_map(|(id, session)| session_items(*id, session)))
             .chain(holds)
             .chain(waiters)
             .chain(closed)
+            .chain(silent)
     }
 }
 

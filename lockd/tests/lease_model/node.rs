@@ -45,7 +45,7 @@ pub(crate) struct SetUp {
     pub(crate) slow: bool,
     /// A heartbeat that is an event arrives, even if it says no more than what is decided.
     pub(crate) loud: bool,
-    pub(crate) bugs: &'static [Planted],
+    pub(crate) bugs: Vec<Planted>,
     pub(crate) replica_bug: Option<paxos::Planted>,
 }
 
@@ -203,7 +203,7 @@ impl Node {
         message: Option<&Envelope>,
         set_up: &SetUp,
     ) -> Option<(Node, Effects)> {
-        planted::plant_all(set_up.bugs);
+        planted::plant_all(&set_up.bugs);
         let mut node = self.clone();
         let mut effects = Effects::default();
         // An assertion of the node is a finding too: caught, and told with the way to it.

@@ -1,5 +1,7 @@
 //! A raw QUIC client, which can send what no well-behaved client would.
 
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;

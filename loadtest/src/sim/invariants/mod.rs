@@ -8,6 +8,7 @@ pub(super) mod changes;
 pub(super) mod expiry;
 pub(super) mod fence;
 pub(super) mod fifo;
+pub(super) mod history;
 pub(super) mod identity;
 pub(super) mod limits;
 pub(super) mod live;

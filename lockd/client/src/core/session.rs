@@ -466,6 +466,8 @@ fn by_cell(reason: EndReason) -> Ended {
     }
 }
 
+#[cfg(test)]
+mod contract;
 #[cfg(feature = "model")]
 mod model;
 #[cfg(test)]

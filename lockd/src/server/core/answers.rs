@@ -10,9 +10,11 @@ use paxos::{Ballot, ConfirmNumber, Time};
 
 use super::clients::ConnectionId;
 use super::leading::Leading;
+use super::leases::Confirmed;
 use super::{Core, leases};
 use crate::limits::QUERIES_PER_TURN_MAX;
 use crate::state::Effect;
+use crate::state::command::Command;
 use crate::state::listing::{Observed, Unobserved};
 
 /// What is dealt with once its confirm number is echoed.
@@ -88,7 +90,7 @@ impl Core {
             .filter(ours)
             .and_then(|leading| leading.leases.confirmed(number))
         {
-            self.answer_renewal(now, renewal);
+            self.renewal_confirmed(now, leadership, renewal);
         }
         if let Some(leading) = self.leading.as_mut().filter(ours) {
             leading.confirmed = leading.confirmed.max(number);
@@ -157,7 +159,27 @@ impl Core {
         self.clients.send(connection, &frame);
     }
 
-    fn answer_renewal(&mut self, now: Time, renewal: leases::Renewal) {
+    fn renewal_confirmed(&mut self, now: Time, leadership: Ballot, renewal: leases::Renewal) {
+        let session = renewal.session;
+        let Some(leading) = &mut self.leading else {
+            return;
+        };
+        if planted::has(Planted::TimerFromAnswer) {
+            leading.leases.restart(now, session);
+        }
+        match leading.leases.admit(renewal) {
+            Confirmed::Answer => self.answer_renewal(renewal),
+            Confirmed::Hear => {
+                self.proposals.push_unbounded(&Command::Heard {
+                    session,
+                    leadership,
+                });
+            }
+            Confirmed::Wait => {}
+        }
+    }
+
+    pub(super) fn answer_renewal(&mut self, renewal: leases::Renewal) {
         let leases::Renewal {
             connection,
             session,
@@ -191,11 +213,6 @@ impl Core {
                     reason,
                 },
             );
-        }
-        if planted::has(Planted::TimerFromAnswer)
-            && let Some(leading) = &mut self.leading
-        {
-            leading.leases.restart(now, session);
         }
         self.clients
             .send(connection, &NodeFrame::KeptAlive { session, number });

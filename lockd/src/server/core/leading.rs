@@ -11,7 +11,7 @@ use paxos::{Ballot, ConfirmNumber, Role, Time};
 use super::Core;
 use super::ages::Ages;
 use super::answers::Pending;
-use super::leases::Leases;
+use super::leases::{Judgement, Leases};
 use super::timers::{Alarm, Timers};
 use crate::limits::STALL;
 use crate::state::command::Command;
@@ -57,13 +57,18 @@ impl Core {
             return;
         }
         let leadership = leading.leadership;
-        let mut commands: Vec<Command> = leading
-            .leases
-            .expired(now)
-            .into_iter()
-            .map(|session| Command::Expire {
-                session,
-                leadership,
+        let judged = leading.leases.judge(now).into_iter();
+        let mut commands: Vec<Command> = judged
+            .map(|judged| match judged {
+                Judgement::Silent(session, spent) => Command::Silent {
+                    session,
+                    spent,
+                    leadership,
+                },
+                Judgement::Expired(session) => Command::Expire {
+                    session,
+                    leadership,
+                },
             })
             .collect();
         while let Some(alarm) = leading.timers.due(now) {
@@ -143,6 +148,7 @@ impl Core {
         leading.established = true;
         // What the entries before it granted is older than this leadership.
         leading.ages = Ages::new(now, self.state.last_token(), self.state.last_place());
+        leading.leases.silent_before(self.state.silent_sessions());
         leading.timers = Timers::default();
         for effect in &pending {
             set_timer(&mut leading.timers, now, effect);
@@ -156,7 +162,7 @@ impl Core {
                 if let (Ok(session), Some(leading)) = (&result, &mut self.leading)
                     && let Some(ttl) = self.state.session_ttl(*session)
                 {
-                    leading.leases.start(now, *session, ttl);
+                    leading.leases.open(now, *session, ttl);
                 }
                 let Some(connection) = self.clients.take_nonce(nonce) else {
                     return;
@@ -193,6 +199,12 @@ impl Core {
             Effect::BreakBegan { .. } => {
                 self.set_timer(now, &effect);
                 self.tell_lost(effect);
+            }
+            Effect::Heard { session } => {
+                let leading = self.leading.as_mut();
+                if let Some(renewal) = leading.and_then(|it| it.leases.heard(session)) {
+                    self.answer_renewal(renewal);
+                }
             }
             Effect::Ended { session, reason } => {
                 if let Some(leading) = &mut self.leading {

@@ -1,6 +1,7 @@
 //! Three cores in memory under a virtual clock: elections, renewals, expiry, redirects, breaks.
 
 mod cell;
+mod contract;
 mod fairness;
 mod identity;
 mod listings;

@@ -90,6 +90,7 @@ enum Stage {
     Holds,
     Waiters,
     Closed,
+    Silent,
     End,
 }
 
@@ -154,10 +155,13 @@ impl Decoder {
             Item::Hold { .. } => Stage::Holds,
             Item::Waiter { .. } => Stage::Waiters,
             Item::Closed { .. } => Stage::Closed,
+            Item::Silent { .. } => Stage::Silent,
             Item::End { .. } => Stage::End,
         };
         if stage < self.stage || (self.stage == Stage::Head) != (stage == Stage::Counters) {
-            return Err("counters, sessions, holds, waiters and closed locks come in this order");
+            return Err(
+                "counters, sessions, holds, waiters, closed locks, silences: in this order",
+            );
         }
         self.stage = stage;
         match item {
@@ -194,6 +198,7 @@ impl Decoder {
             Item::Hold { lock, hold } => self.hold(lock, hold.into_owned())?,
             Item::Waiter { place, waiter } => self.waiter(place, waiter.into_owned())?,
             Item::Closed { lock, closed } => self.closed(lock, closed)?,
+            Item::Silent { session, spent } => self.silent(session, spent)?,
             Item::End { items } => {
                 if items != self.items {
                     return Err("it counts another number of items than there were");
@@ -345,6 +350,19 @@ impl Decoder {
             return Err("a lock is closed for longer than it can be, or by no grant");
         }
         self.state.closed.insert(lock, closed);
+        Ok(())
+    }
+
+    fn silent(&mut self, session: SessionId, spent: Millis) -> Checked {
+        let last = self.state.silent.last_key_value();
+        if last.is_some_and(|(last, _)| *last >= session) {
+            return Err("the silent sessions are not in order");
+        }
+        let ttl = self.state.session_ttl(session);
+        if ttl.is_none_or(|ttl| spent > ttl) {
+            return Err("a session that does not exist is silent, or one for longer than its TTL");
+        }
+        self.state.silent.insert(session, spent);
         Ok(())
     }
 

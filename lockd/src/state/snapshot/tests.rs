@@ -193,6 +193,15 @@ impl Commands {
                     None => return None,
                 }
             }
+            7 if self.below(3) == 0 => Command::Silent {
+                session: self.session(),
+                spent: Millis(self.below(6000)),
+                leadership,
+            },
+            8 if self.below(6) == 0 => Command::Heard {
+                session: self.session(),
+                leadership,
+            },
             _ => {
                 let (session, sequence) = (self.session(), self.below(30));
                 Command::Request {
@@ -282,6 +291,7 @@ fn a_decoded_state_is_the_state_and_goes_on_as_it_does() {
         seen[4] += sessions.filter(|session| session.breaking > 0).count();
         seen[5] += usize::from(state.locks.values().any(|lock| queue(lock) > 2));
         seen[6] += state.closed.len();
+        seen[9] += state.silent.len();
         let holds = state.locks.values().flat_map(|lock| &lock.holds);
         seen[7] += holds.filter(|hold| hold.times() > 1).count();
         let holds = state.locks.values().flat_map(|lock| &lock.holds);
@@ -476,6 +486,10 @@ fn items_that_contradict_each_other_are_refused() {
         },
     };
     let one = || session(1, 1, 1000);
+    let silent = |session, spent| Item::Silent {
+        session: SessionId(session),
+        spent: Millis(spent),
+    };
     let end = |items| Item::End { items };
     let same_number = Hold {
         acquire: Sequence(11),
@@ -543,6 +557,13 @@ fn items_that_contradict_each_other_are_refused() {
         (vec![closed("a", 1, 0)], "longer"),
         (vec![closed("a", 9, 1)], "no grant"),
         (vec![closed("b", 1, 1), closed("a", 1, 1)], "in order"),
+        (vec![silent(1, 1)], "does not exist"),
+        (vec![one(), silent(1, 1001)], "longer than its TTL"),
+        (vec![one(), silent(1, 1), silent(1, 2)], "in order"),
+        (
+            vec![one(), silent(1, 1), closed("a", 1, 1)],
+            "in this order",
+        ),
         (vec![one(), end(7)], "another number"),
     ];
     for (items, expected) in cases {

@@ -5,6 +5,7 @@ mod changes;
 mod deadlock;
 mod metadata;
 mod modes;
+mod others;
 mod owners;
 mod requests;
 mod sessions;

@@ -33,17 +33,25 @@ pub(super) fn first_membership() -> Membership {
 
 impl Cell {
     pub(super) fn new() -> Cell {
-        Cell::remembering(HistoryBounds::default())
+        Cell::made(Timing::default(), HistoryBounds::default())
     }
 
     /// A cell whose nodes remember so much for watches.
     pub(super) fn remembering(history: HistoryBounds) -> Cell {
+        Cell::made(Timing::default(), history)
+    }
+
+    pub(super) fn with(timing: Timing) -> Cell {
+        Cell::made(timing, HistoryBounds::default())
+    }
+
+    fn made(timing: Timing, history: HistoryBounds) -> Cell {
         let membership = first_membership();
         let cores = membership.members.iter().map(|id| {
             let config = Config {
                 node: *id,
                 seeds: Vec::new(),
-                timing: Timing::default(),
+                timing,
                 seed: id.0,
             };
             let now = Time(1_000_000);
