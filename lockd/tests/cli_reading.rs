@@ -1,5 +1,5 @@
-//! Looking at a cell from the command line: whose sessions are, for how long, in pages; and what one
-//! node knows when there is no cell to ask.
+//! Looking at a cell from the command line: whose sessions are, for how long, in pages; and what
+//! one node knows when there is no cell to ask.
 
 mod cli_support;
 mod nodes;

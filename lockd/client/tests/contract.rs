@@ -5,11 +5,13 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use lockd::dev::DevCell;
-use lockd_client::{Client, GuardState, LostReason, Wait};
+use lockd_client::{Background, Client, GuardState, LostReason, Wait};
 
 async fn connect(cell: &DevCell, ttl: Duration) -> Client {
     let client = Client::builder().config_file(cell.client_config());
     let client = client.expect("the cell's own configuration").ttl(ttl);
+    // What the program blocks, it blocks for its renewals as well.
+    let client = client.background(Background::CallersRuntime);
     let client = client.connect_timeout(Duration::from_secs(30));
     client.connect().await.expect("the cell runs")
 }

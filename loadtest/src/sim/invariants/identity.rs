@@ -1,7 +1,7 @@
 //! 19: nobody renews, uses or closes the session of another client.
 //!
-//! Clients try that, with numbers that no session ever reaches: none of them may get into the log or
-//! be answered as if it was one's own.
+//! Clients try that, with numbers that no session ever reaches: none of them may get into the log
+//! or be answered as if it was one's own.
 
 use lockd::state::command::Command;
 use lockd_protocol::Sequence;

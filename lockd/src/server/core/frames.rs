@@ -1,4 +1,5 @@
-//! Who connects, what a client's frames ask of a node, and who gets them instead if it does not lead.
+//! Who connects, what a client's frames ask of a node, and who gets them instead if it does not
+//! lead.
 
 use std::time::Duration;
 
