@@ -148,7 +148,7 @@ async fn cycle<D: Driver>(
     let asked = Instant::now();
     let guard = driver.acquire(name).await?;
     let now = Instant::now();
-    let token = guard.token();
+    let token = shared.oracle.borrow_mut().number(guard.token());
     let mut until = now + guard.valid_for();
     shared.measure.borrow_mut().granted(asked, now);
     shared
