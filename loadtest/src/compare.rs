@@ -106,7 +106,7 @@ pub enum CompareError {
     #[error("--duration is zero: give at least 1ms")]
     NoDuration,
     /// Locks would end before they are given back.
-    #[error("--ttl is too short: give at least {} s, and more than twice --hold", TTL_MIN.as_secs())]
+    #[error("--ttl is too short: at least {} s, and more than twice --hold", TTL_MIN.as_secs())]
     TtlTooShort,
     /// A file could not be written.
     #[error(transparent)]
@@ -230,6 +230,34 @@ mod tests {
         assert_eq!(rows.len(), 2 * 2 * 3);
         let lockd = rows.iter().step_by(3);
         assert!(lockd.into_iter().all(|row| row.peer == Peer::Lockd));
+    }
+
+    #[test]
+    fn every_command_of_the_documents_is_understood() {
+        let documents = [
+            include_str!("../../docs/benchmark.md"),
+            include_str!("../../docs/loadtest.md"),
+        ];
+        let command = "cargo run --release -p loadtest -- ";
+        let lines = documents.iter().flat_map(|document| document.lines());
+        let commands = lines.filter_map(|line| line.strip_prefix(command));
+        let commands: Vec<&str> = commands.filter(|line| line.starts_with("compare")).collect();
+        assert!(commands.len() >= 5, "{commands:?}");
+        for words in commands {
+            let parsed = Line::try_parse_from(words.split_whitespace());
+            assert!(parsed.is_ok_and(|line| line.arguments.check().is_ok()), "{words}");
+        }
+    }
+
+    #[test]
+    fn every_peer_is_in_the_documents() {
+        let benchmark = include_str!("../../docs/benchmark.md");
+        let options = include_str!("../../docs/loadtest.md");
+        for peer in Peer::ALL {
+            let name = format!("`{}`", peer.name());
+            assert!(benchmark.contains(&format!("| {name} |")), "{name}");
+            assert!(options.contains(&name), "{name}");
+        }
     }
 
     #[test]

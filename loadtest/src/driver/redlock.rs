@@ -80,7 +80,8 @@ impl RedlockDriver {
         count([a, b, c, d, e])
     }
 
-    /// Gives the lock back at all instances at once. Returns how many had it, and the first trouble.
+    /// Gives the lock back at all instances at once. Returns how many had it, and the first
+    /// trouble.
     async fn give_back(&mut self, key: &str, owner: &str) -> (usize, Option<Trouble>) {
         let mut release = self.release.key(key);
         let release = &*release.arg(owner);
