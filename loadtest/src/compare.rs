@@ -241,11 +241,16 @@ mod tests {
         let command = "cargo run --release -p loadtest -- ";
         let lines = documents.iter().flat_map(|document| document.lines());
         let commands = lines.filter_map(|line| line.strip_prefix(command));
-        let commands: Vec<&str> = commands.filter(|line| line.starts_with("compare")).collect();
+        let commands: Vec<&str> = commands
+            .filter(|line| line.starts_with("compare"))
+            .collect();
         assert!(commands.len() >= 5, "{commands:?}");
         for words in commands {
             let parsed = Line::try_parse_from(words.split_whitespace());
-            assert!(parsed.is_ok_and(|line| line.arguments.check().is_ok()), "{words}");
+            assert!(
+                parsed.is_ok_and(|line| line.arguments.check().is_ok()),
+                "{words}"
+            );
         }
     }
 

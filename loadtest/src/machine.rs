@@ -28,8 +28,19 @@ pub fn own_cpu() -> Duration {
 /// that have ended; zero if it is no more.
 #[must_use]
 pub fn cpu_of(pid: u32) -> Duration {
-    let ticks_of = |pid: &u32| cpu_ticks(&stat_of(*pid)).unwrap_or_default();
-    ticks(family_of(pid).iter().map(ticks_of).sum())
+    let spent = |pid: &u32| {
+        let ended_children = ended_children_ticks(&stat_of(*pid)).unwrap_or_default();
+        own_cpu_of(*pid).unwrap_or_default() + ticks(ended_children)
+    };
+    family_of(pid).iter().map(spent).sum()
+}
+
+/// CPU time of a process and its threads alone. Its clock is asked, since `/proc` rounds down to
+/// ticks: of a server with a process for each client, most would be lost.
+fn own_cpu_of(pid: u32) -> Option<Duration> {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).ok()?);
+    let clock = nix::time::clock_getcpuclockid(pid).ok()?;
+    nix::time::clock_gettime(clock).ok().map(Duration::from)
 }
 
 /// A process, its children, their children and so on, as they are now.
@@ -62,12 +73,12 @@ fn parent(stat: &str) -> Option<u32> {
     stat_fields(stat)?.nth(1)?.parse().ok()
 }
 
-/// User plus system ticks out of `/proc/PID/stat`: of the process, and of those of its children
-/// that have ended, with theirs.
-fn cpu_ticks(stat: &str) -> Option<u64> {
-    let mut fields = stat_fields(stat)?.skip(11);
+/// User plus system ticks of the process's children that have ended, with theirs, out of
+/// `/proc/PID/stat`.
+fn ended_children_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat_fields(stat)?.skip(13);
     let mut next = || fields.next()?.parse::<u64>().ok();
-    Some(next()? + next()? + next()? + next()?)
+    Some(next()? + next()?)
 }
 
 /// The fields of `/proc/PID/stat` from the third on. The program's name may contain anything, so
@@ -189,12 +200,22 @@ mod tests {
     use std::io::BufRead;
 
     #[test]
-    fn cpu_is_read_behind_any_program_name() {
-        let stat = "7 (a) b (c)) S 3 7 7 0 -1 4194560 100 0 0 0 20 10 8 4 20 0 1 0 5 1 1";
-        assert_eq!(cpu_ticks(stat), Some(42));
+    fn the_kernel_s_line_is_read_behind_any_program_name() {
+        let stat = "7 (a) b (c)) S 3 7 7 0 -1 4194560 100 0 0 0 20 10 31 11 20 0 1 0 5 1 1";
+        assert_eq!(ended_children_ticks(stat), Some(42));
         assert_eq!(parent(stat), Some(3));
-        assert_eq!(cpu_ticks(""), None);
+        assert_eq!(ended_children_ticks(""), None);
         assert_eq!(parent(""), None);
+    }
+
+    #[test]
+    fn what_a_process_spends_is_told_however_little_it_is() {
+        let own = std::process::id();
+        let before = cpu_of(own);
+        assert!(before > Duration::ZERO);
+        // Looking costs far less than a tick.
+        assert!(cpu_of(own) > before);
+        assert_eq!(own_cpu_of(u32::MAX), None);
     }
 
     #[test]
