@@ -125,9 +125,19 @@ pub fn memory_of(pid: u32) -> u64 {
 }
 
 fn proportional_bytes(rollup: &str) -> Option<u64> {
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
+    Some(kib_of(rollup, "Pss:")? * 1024)
+}
+
+/// The most memory that a process has had, bytes. Zero if it is no more.
+#[must_use]
+pub fn peak_memory_of(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    kib_of(&status, "VmHWM:").unwrap_or_default() * 1024
+}
+
+fn kib_of(text: &str, field: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
 /// How fast the disk under a directory makes small appends durable.
@@ -279,7 +289,8 @@ mod tests {
 
     #[test]
     fn this_process_uses_memory_and_time() {
-        assert!(memory_of(std::process::id()) > 0);
+        let memory = memory_of(std::process::id());
+        assert!(memory > 0 && peak_memory_of(std::process::id()) >= memory);
         assert!(own_cpu() > Duration::ZERO);
         assert!(machine_cpu() > Duration::ZERO);
     }

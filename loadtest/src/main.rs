@@ -10,6 +10,7 @@ use loadtest::demo::{self, DemoArgs, DemoError};
 use loadtest::keeper::{self, Kept};
 use loadtest::process;
 use loadtest::run::{self, RunArgs};
+use loadtest::scale::{self, ScaleArgs};
 #[cfg(feature = "sim")]
 use loadtest::sim::command::{self, SimArgs};
 use loadtest::terminal::print_line;
@@ -41,6 +42,9 @@ enum Command {
     Run(RunArgs),
     /// Puts the same work on lockd and on what people use for locks, and reports what each cost.
     Compare(CompareArgs),
+    /// Fills a cell with very many sessions and locks, measures what they cost, kills its leader,
+    /// and counts what was lost.
+    Scale(ScaleArgs),
     /// Simulates the whole system from seeds, with faults, and checks every promise at every step.
     #[cfg(feature = "sim")]
     Sim(SimArgs),
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => in_runtime(show_demo(&arguments)),
         Command::Run(arguments) => in_runtime(put_load(&arguments)),
         Command::Compare(arguments) => in_runtime(compare_all(&arguments)),
+        Command::Scale(arguments) => in_runtime(fill_cell(&arguments)),
         #[cfg(feature = "sim")]
         Command::Sim(arguments) => command::execute(&arguments).map(exit_code),
     };
@@ -153,6 +158,18 @@ async fn compare_all(arguments: &CompareArgs) -> Result<ExitCode, String> {
         );
     }
     Ok(exit_code(comparison.passed()))
+}
+
+async fn fill_cell(arguments: &ScaleArgs) -> Result<ExitCode, String> {
+    let program = this_program()?;
+    let report = tokio::select! {
+        report = scale::run(arguments, &program) => report.map_err(|error| error.to_string())?,
+        () = interrupted()? => return Ok(ExitCode::from(INTERRUPTED)),
+    };
+    report
+        .write(arguments.json.as_deref())
+        .map_err(|error| error.to_string())?;
+    Ok(exit_code(report.passed()))
 }
 
 fn exit_code(passed: bool) -> ExitCode {

@@ -3,6 +3,7 @@
 //! All clients share one thread: on a small machine that costs the least, and leaves the most to
 //! the servers.
 
+pub mod histories;
 pub mod measure;
 pub mod progress;
 pub mod report;

@@ -11,7 +11,7 @@
 //! * `node`, `snapshots`, `disk`, `network`, `stream`, `clock`: a cell and what it runs on.
 //! * `client`, `session`, `task`: a client's process, its session and its users.
 //! * `gateway`, `admin_link`, `storage`, `database`: the fence.
-//! * `judge`, `ledger`, `invariants`: what must hold.
+//! * `judge`, `ledger`, `history`, `invariants`: what must hold.
 //! * `coverage`: what was reached.
 //! * [`paxos::sim`]: dice, queue, story and runs, as the simulator of replicas alone has them.
 //! * [`command`]: the command line.
@@ -25,6 +25,7 @@ mod database;
 mod disk;
 mod faults;
 mod gateway;
+mod history;
 mod invariants;
 mod judge;
 mod ledger;
@@ -36,6 +37,7 @@ mod snapshots;
 mod storage;
 mod stream;
 mod task;
+mod watch;
 mod world;
 
 pub use coverage::Coverage;

@@ -112,7 +112,10 @@ impl Bench {
 
 async fn connect(cell: &OwnCell, label: &str) -> Client {
     let builder = Client::builder().config_file(cell.client_config()).unwrap();
-    let builder = builder.ttl(TTL).label(label).request_timeout(PATIENCE);
+    let builder = builder
+        .ttl(TTL)
+        .description(label)
+        .request_timeout(PATIENCE);
     builder.connect().await.unwrap()
 }
 

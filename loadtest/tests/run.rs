@@ -31,6 +31,9 @@ fn assert_measured(json: &Value) {
     assert_eq!(json["schema"], 1);
     assert_eq!(json["driver"], "lockd");
     assert_eq!(json["violations"], 0);
+    assert_eq!(json["histories"]["refused"], serde_json::json!([]));
+    let looked_at = json["histories"]["operations"].as_u64();
+    assert!(looked_at.is_some_and(|looked_at| looked_at > 0), "{json}");
     for pointer in [
         "/cycles_per_s",
         "/acquire_us/p50",

@@ -25,10 +25,10 @@ fn no_seed_breaks_a_promise_and_everything_that_can_happen_does() {
 
 /// Each bug, a seed from which on it is soon found, and by what: the numbers of invariants. Each is
 /// found within 2,000 seeds from 0 on, too, which takes longer: `loadtest sim --planted all`.
-const FOUND_BY: [(Planted, u64, &[&str]); 18] = [
+const FOUND_BY: [(Planted, u64, &[&str]); 21] = [
     (Planted::RetryExecutedTwice, 0, &["10 ", "12 "]),
     (Planted::DedupEvicted, 0, &["10 "]),
-    (Planted::ReleaseWithoutToken, 0, &["11 ", "17 "]),
+    (Planted::ReleaseWithoutToken, 0, &["11 ", "17 ", "19 "]),
     (Planted::GrantToEndedSession, 0, &["7 "]),
     (Planted::UnfairQueue, 0, &["12 "]),
     (Planted::NonDeterministicApply, 0, &["4 "]),
@@ -43,7 +43,10 @@ const FOUND_BY: [(Planted, u64, &[&str]); 18] = [
     (Planted::MarginOfOneClock, 0, &["8 "]),
     (Planted::MemoryOnly, 0, &["15 "]),
     (Planted::AdmitBeforeDrained, 100, &["15 ", "16 "]),
-    (Planted::NoReseed, 0, &["15 "]),
+    (Planted::NoReseed, 244, &["15 "]),
+    (Planted::MetadataOfAnyVersion, 0, &["21 "]),
+    (Planted::WatchSkipsAfterReconnect, 0, &["20 "]),
+    (Planted::GapUntold, 0, &["20 "]),
 ];
 
 fn find(bugs: &[(Planted, u64, &[&str])]) {
@@ -64,7 +67,12 @@ fn every_planted_bug_of_the_state_and_of_the_node_is_found() {
 
 #[test]
 fn every_planted_bug_of_the_client_and_of_the_gateway_is_found() {
-    find(&FOUND_BY[12..]);
+    find(&FOUND_BY[12..18]);
+}
+
+#[test]
+fn every_planted_bug_of_metadata_and_of_watches_is_found() {
+    find(&FOUND_BY[18..]);
 }
 
 #[test]

@@ -7,11 +7,26 @@ use lockd_protocol::limits::FRAME_BYTES_MAX;
 /// Most sessions of a cell. One more is refused as busy.
 pub const SESSIONS_MAX: usize = 1 << 20;
 
-/// Encoded commands that may wait for the log, bytes. More are refused as busy.
-pub const PENDING_COMMANDS_BYTES_MAX: usize = 8 << 20;
+/// Most sessions that one question looks at, however few of them have the labels asked for.
+pub const SESSIONS_SCANNED_MAX: usize = 16 * 1024;
+
+/// Encoded commands that may wait for the log, bytes; those of one connection may take half of
+/// what is still free. More are refused as busy.
+pub const PENDING_COMMANDS_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of commands that a connection may have in the next entry before it has to take turns.
+pub const ENTRY_SHARE_BYTES: usize = 8 * 1024;
 
 /// Linearizable questions that may wait for their confirmation. More are refused as busy.
 pub const PENDING_QUERIES_MAX: usize = 64 * 1024;
+
+/// The same for one connection, and how many of all are answered in one turn of the loop.
+pub const PENDING_QUERIES_PER_CONNECTION_MAX: usize = 1024;
+/// See [`PENDING_QUERIES_PER_CONNECTION_MAX`].
+pub const QUERIES_PER_TURN_MAX: usize = 16;
+
+/// Notes that a leader keeps of when tokens and places in queues were given out.
+pub const AGE_NOTES_MAX: usize = 4096;
 
 /// Waits that are looked at, at most, before an acquisition that would have to wait is believed to
 /// close no circle.
@@ -20,11 +35,55 @@ pub const DEADLOCK_STEPS_MAX: usize = 10_000;
 /// Renewals that may wait for their confirmation. More are dropped; clients repeat them.
 pub const PENDING_RENEWALS_MAX: usize = 1 << 20;
 
+/// Renewals of one connection that may wait for their confirmation: so many, and so many more for
+/// each of its sessions. More are dropped; clients repeat them.
+pub const RENEWALS_PER_CONNECTION_MAX: usize = 1024;
+/// Renewals of one session that may wait for their confirmation.
+pub const RENEWALS_PER_SESSION_MAX: usize = 4;
+
+/// How long a connection is not read from after something that it asked was refused because there
+/// is too much of it: whoever floods costs little.
+pub const PRESSED_PAUSE: Duration = Duration::from_millis(20);
+
+/// So much longer for each so many things that were refused at once.
+pub const PRESSED_PART: u32 = 64;
+
+/// Longest such pause: what renews sessions is behind the rest on the same connection.
+pub const PRESSED_PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// Frames of one connection after which others are read from.
+pub const FRAMES_PER_TURN_MAX: u32 = 256;
+
 /// Bytes that may wait to be written to one client. A client that does not read is cut off.
 pub const CLIENT_OUTBOX_BYTES_MAX: usize = 8 << 20;
 
 /// Bytes that may wait to be written to one peer. What does not fit is lost, as on any network.
 pub const PEER_OUTBOX_BYTES_MAX: usize = 16 << 20;
+
+/// Changes of who holds what that a node remembers, for watches that are behind.
+pub const HISTORY_EVENTS_MAX: usize = 32 * 1024;
+
+/// Bytes of them, with their names and metadata.
+pub const HISTORY_BYTES_MAX: usize = 16 << 20;
+
+/// Most watches of a node. One more is refused as busy.
+pub const WATCHES_MAX: usize = 1 << 18;
+
+/// Bytes that may wait to be written to a client before its watches wait too. What they miss
+/// meanwhile they are told later, as long as the node remembers it.
+pub const WATCH_OUTBOX_BYTES_MAX: usize = 64 << 10;
+
+/// Remembered changes that are looked at in one turn, at most, for watches that are behind.
+pub const WATCH_SCANS_PER_TURN_MAX: usize = 32 * 1024;
+
+/// What watches are told in one turn, at most: changes, or pages of a listing.
+pub const WATCH_TOLD_PER_TURN_MAX: usize = 4096;
+
+/// Pages of listings in one turn, at most.
+pub const WATCH_PAGES_PER_TURN_MAX: usize = 16;
+
+/// Locks that are looked at, at most, for one page of a listing of holders.
+pub const LISTED_LOCKS_PER_PAGE_MAX: usize = 1024;
 
 /// Most client connections of a node.
 pub const CLIENT_CONNECTIONS_MAX: usize = 16 * 1024;
@@ -39,6 +98,10 @@ pub const STALL: Duration = Duration::from_millis(250);
 
 /// Most expiries proposed in one turn, so that a mass expiry does not starve renewals.
 pub const EXPIRIES_PER_TURN_MAX: usize = 1024;
+
+/// A session that is not heard is noted as silent in the log each time that so small a part of its
+/// TTL has passed: leaderships that last as long as that bring its end nearer.
+pub const SILENCE_PART: u32 = 8;
 
 /// Entries of the log since the last snapshot after which another one is made, if they are longer
 /// than that one.
@@ -109,3 +172,5 @@ pub const FOREIGN_REDIAL: Duration = Duration::from_secs(5);
 
 const _: () = assert!(FRAME_BYTES_MAX < PEER_OUTBOX_BYTES_MAX);
 const _: () = assert!(FRAME_BYTES_MAX < CLIENT_OUTBOX_BYTES_MAX);
+const _: () = assert!(WATCH_OUTBOX_BYTES_MAX + FRAME_BYTES_MAX < CLIENT_OUTBOX_BYTES_MAX);
+const _: () = assert!(FRAME_BYTES_MAX < HISTORY_BYTES_MAX);

@@ -58,6 +58,7 @@ async fn assert_alive(client: &Path, address: SocketAddr) {
     raw.say(&ClientFrame::Query {
         id: 7,
         query: Query::Status,
+        stale: false,
     })
     .await;
     while let Some(frame) = raw.hear().await {

@@ -97,8 +97,9 @@ fn listings_show_holder_queue_and_sessions_as_tables_and_as_json() {
 
     let who = json(&cell.run(&["who", "jobs/1", "--json"]));
     assert_eq!(who["holder"], locks[0]["holder"]);
-    let label = who["holders"][0]["label"].as_str().expect("a label");
-    assert!(label.starts_with("lockd lock: sh"), "{label}");
+    let text = who["holders"][0]["description"].as_str();
+    let text = text.expect("a description");
+    assert!(text.starts_with("lockd lock: sh"), "{text}");
     assert_eq!(who["waiters"].as_array().map(Vec::len), Some(1));
 
     let sessions = json(&cell.run(&["sessions", "--json"]));
@@ -116,7 +117,7 @@ fn a_break_names_the_loser_and_a_mark_for_the_fence() {
     let cell = Cell::start();
     let holder = cell.lock(&["a"], "sleep 30");
     let locks = json(&cell.run(&["ls", "--json"]));
-    let broken = json(&cell.run(&["break", "a", "--reason", "test", "--json"]));
+    let broken = json(&cell.operate(&["break", "a", "--reason", "test", "--json"]));
     let loser = &broken["holders"][0];
     assert_eq!(loser["session"], locks[0]["holder"]);
     assert_eq!(loser["token"], locks[0]["token"]);
@@ -133,7 +134,7 @@ fn names_that_nobody_holds_have_their_own_exit_code() {
             .one_line(124)
             .contains("nothing")
     );
-    let broken = cell.run(&["break", "nothing", "--reason", "x"]);
+    let broken = cell.operate(&["break", "nothing", "--reason", "x"]);
     assert!(broken.one_line(124).contains("nothing"));
 }
 
@@ -206,4 +207,61 @@ fn certificates_of_another_cell_are_refused_with_a_line_that_says_so() {
     assert!(refused.one_line(123).contains("certificate"));
     copy("ca.pem");
     assert!(ours.run(&["ls"]).one_line(123).contains("not trusted"));
+}
+
+#[test]
+fn a_watch_prints_the_state_and_each_change_with_metadata() {
+    let cell = Cell::start();
+    wait_until("the cell has a leader", || cell.run(&["status"]).code == 0);
+    let arguments = ["watch", "--prefix", "job/", "--json", "--count", "2"];
+    let mut watch = Process::start(with_config(&cell.config, &arguments));
+    let state: Value = serde_json::from_str(&watch.line()).expect("JSON");
+    assert_eq!(
+        (&state["change"], &state["missed"]),
+        (&"state".into(), &false.into())
+    );
+    let who = "lockd who job/1 --config $CLIENT".to_owned();
+    let program = env!("CARGO_BIN_EXE_lockd");
+    let who = who
+        .replace("lockd", program)
+        .replace("$CLIENT", cell.config.to_str().expect("text"));
+    let held = cell.run(&[
+        "lock",
+        "job/1",
+        "--metadata",
+        "10.0.0.1\\",
+        "--",
+        "sh",
+        "-c",
+        &who,
+    ]);
+    assert_eq!(held.code, 0, "{}", held.err);
+    assert!(
+        held.out.contains("METADATA") && held.out.contains("10.0.0.1\\\\"),
+        "{}",
+        held.out
+    );
+    for change in ["granted", "released"] {
+        let event: Value = serde_json::from_str(&watch.line()).expect("JSON");
+        assert_eq!(
+            (&event["change"], &event["lock"]),
+            (&change.into(), &"job/1".into())
+        );
+        assert_eq!(event["metadata"]["text"], "10.0.0.1\\");
+    }
+    assert_eq!(Said::of(watch.wait()).code, 0);
+    let mut watch = Process::start(with_config(
+        &cell.config,
+        &["watch", "job/2", "--count", "1"],
+    ));
+    assert!(watch.line().ends_with("these hold it now: 0"));
+    assert_eq!(cell.run(&["lock", "job/2", "--", "true"]).code, 0);
+    let line = watch.line();
+    assert!(
+        line.contains("  granted  job/2  exclusive  token "),
+        "{line}"
+    );
+    assert_eq!(Said::of(watch.wait()).code, 0);
+    cell.run(&["watch", "a", "--prefix", "b"]).one_line(2);
+    cell.run(&["watch"]).one_line(2);
 }

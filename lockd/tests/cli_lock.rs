@@ -170,7 +170,7 @@ fn a_broken_lock_ends_the_command_before_it_moves() {
     let cell = Cell::start();
     let mut holder = cell.lock(&["a"], "echo $$; sleep 30");
     let shell = pid(holder.line().parse::<i32>().expect("a process id"));
-    let broken = cell.run(&["break", "a", "--reason", "maintenance"]);
+    let broken = cell.operate(&["break", "a", "--reason", "maintenance"]);
     assert_eq!(broken.code, 0, "{}", broken.err);
     let next = cell.run(&["lock", "a", "--", "echo", "moved"]);
     assert_eq!(next.out, "moved\n");
@@ -214,7 +214,10 @@ fn a_command_goes_on_after_a_loss_if_so_asked() {
 
     let script = "sleep 1; echo still here; exit 5";
     let holder = cell.lock(&flags, script);
-    assert_eq!(cell.run(&["break", "a", "--reason", "x", "--now"]).code, 0);
+    assert_eq!(
+        cell.operate(&["break", "a", "--reason", "x", "--now"]).code,
+        0
+    );
     let said = Said::of(holder.wait());
     assert_eq!((said.code, said.out.as_str()), (5, "still here\n"));
 }

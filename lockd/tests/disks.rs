@@ -15,7 +15,7 @@ use cli_support::{Process, Said, lockd, wait_until};
 use lockd::init::{InitOptions, PrepareOptions, init, prepare};
 use lockd::server::config::NodeConfig;
 use lockd::state::command::{Batch, Command};
-use lockd_protocol::client::Operation;
+use lockd_protocol::client::{About, Operation};
 use lockd_protocol::{Millis, NodeId, Nonce, Sequence, SessionId};
 use nodes::{Load, Nodes, files};
 use paxos::store::{FileStore, LogStore as _};
@@ -224,7 +224,8 @@ fn history(slot: u64, origin: Ballot) -> Entry {
         slot if slot % 2 == 0 => batch.push(&Command::Open {
             nonce: Nonce(slot.into()),
             ttl: Millis(1000),
-            label: format!("session {slot}"),
+            identity: "client".to_owned(),
+            about: About::described(format!("session {slot}")),
         }),
         _ if slot % 20 == 1 => {}
         _ => batch.push(&Command::Request {

@@ -35,7 +35,7 @@ impl LockdCell {
                 let config = ClientConfig::load(&self.config).map_err(failed)?;
                 let builder = Client::builder()
                     .config(config)
-                    .label("gateway")
+                    .description("gateway")
                     .ttl(DRAW_TTL);
                 builder.without_session().connect().await.map_err(failed)
             })

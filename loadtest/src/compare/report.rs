@@ -172,9 +172,12 @@ impl Comparison {
         }
         write!(f, "FAILED: {violations} violations, the first of each:")?;
         for row in &self.rows {
-            let mut stories = row.rounds.iter().flat_map(|round| &round.violation_details);
-            if let Some(story) = stories.next() {
+            let rounds = || row.rounds.iter();
+            if let Some(story) = rounds().flat_map(|round| &round.violation_details).next() {
                 write!(f, "\n{}: {story}", row.describe())?;
+            }
+            if let Some(story) = rounds().flat_map(|round| &round.histories.refused).next() {
+                write!(f, "\n{}, not linearizable: {story}", row.describe())?;
             }
         }
         Ok(())
@@ -319,6 +322,15 @@ mod tests {
         let text = comparison.to_string();
         assert!(text.contains("FAILED: 3 violations"), "{text}");
         let story = "redis, contended, 16 clients: exclusion: broken\n    an event";
+        assert!(text.contains(story), "{text}");
+        let mut refused = row(Peer::Redis, &[1.0]);
+        refused.rounds[0].violations = 1;
+        refused.rounds[0]
+            .histories
+            .refused
+            .push("lock 0: no order".into());
+        let text = of(vec![refused]).to_string();
+        let story = "redis, contended, 16 clients, not linearizable: lock 0: no order";
         assert!(text.contains(story), "{text}");
     }
 

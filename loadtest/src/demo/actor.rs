@@ -150,7 +150,7 @@ impl Actor {
             .config_file(&arguments.config)
             .map_err(|error| error.to_string())?
             .ttl(arguments.ttl)
-            .label(&arguments.label)
+            .description(&arguments.label)
             .connect()
             .await;
         Ok(Actor {

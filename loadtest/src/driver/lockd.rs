@@ -17,6 +17,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct LockdDriver {
     client: Client,
     tickets: bool,
+    ttl: Duration,
 }
 
 /// How the clients of a run connect.
@@ -44,7 +45,9 @@ impl LockdDriver {
         let mut clients: Vec<Client> = Vec::with_capacity(options.clients);
         for index in 0..options.clients {
             let client = match clients.get(index % options.connections) {
-                Some(first) if index >= options.connections => first.session().open().await?,
+                Some(first) if index >= options.connections => {
+                    first.session().ttl(options.ttl).open().await?
+                }
                 _ => connect(config, options.ttl).await?,
             };
             clients.push(client);
@@ -52,6 +55,7 @@ impl LockdDriver {
         let driver = |client| LockdDriver {
             client,
             tickets: options.tickets,
+            ttl: options.ttl,
         };
         Ok(clients.into_iter().map(driver).collect())
     }
@@ -61,7 +65,7 @@ impl LockdDriver {
     /// A session that was lost stays lost: the client goes on with a new one.
     async fn reopen(&mut self) {
         // Failing leaves the lost session, and the next attempt comes here again.
-        if let Ok(client) = self.client.session().open().await {
+        if let Ok(client) = self.client.session().ttl(self.ttl).open().await {
             self.client = client;
         }
     }
@@ -74,7 +78,7 @@ async fn connect(config: &Path, ttl: Duration) -> Result<Client, ConnectError> {
         .request_timeout(REQUEST_TIMEOUT)
         // Nothing here blocks the runtime, and threads beside it would be part of the figures.
         .background(Background::CallersRuntime)
-        .label("loadtest")
+        .description("loadtest")
         .connect()
         .await
 }

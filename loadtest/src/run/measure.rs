@@ -185,7 +185,8 @@ impl Window {
     }
 }
 
-fn summary(histogram: &Histogram<u64>) -> Latency {
+/// What a histogram of nanoseconds says.
+pub(crate) fn summary(histogram: &Histogram<u64>) -> Latency {
     if histogram.is_empty() {
         return Latency::default();
     }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::histories::Judged;
 use super::measure::Latency;
 use crate::machine::{Machine, SyncLatency};
 use crate::oracle::Violation;
@@ -66,6 +67,8 @@ pub struct Report {
     pub unfinished_clients: usize,
     /// Broken promises.
     pub violations: u64,
+    /// What the histories of the locks came to.
+    pub histories: Judged,
     /// The first of them, with their stories.
     pub violation_details: Vec<Violation>,
     /// Where this was measured.
@@ -198,6 +201,14 @@ impl Report {
 
     fn write_verdict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f)?;
+        writeln!(
+            f,
+            "histories     {} operations on {} locks are linearizable",
+            self.histories.operations, self.histories.locks
+        )?;
+        for story in &self.histories.refused {
+            writeln!(f, "not linearizable: {story}")?;
+        }
         if self.violations == 0 {
             return write!(f, "0 violations");
         }
@@ -280,6 +291,7 @@ pub(crate) mod tests {
             errors: BTreeMap::new(),
             unfinished_clients: 0,
             violations: 0,
+            histories: Judged::default(),
             violation_details: Vec::new(),
             machine: Machine {
                 cores: 2,

@@ -108,6 +108,7 @@ struct Outcome {
 fn report(setup: &Setup, clients: usize, shared: &Shared, outcome: &Outcome) -> Report {
     let measure = shared.measure.borrow();
     let oracle = shared.oracle.borrow();
+    let histories = shared.histories.borrow().judge();
     let spent = outcome.spent;
     let cycles = measure.cycles();
     let seconds = measure.duration().as_secs_f64();
@@ -149,7 +150,8 @@ fn report(setup: &Setup, clients: usize, shared: &Shared, outcome: &Outcome) -> 
         }),
         errors: measure.troubles().clone(),
         unfinished_clients: outcome.unfinished,
-        violations: oracle.violations(),
+        violations: oracle.violations() + histories.refused.len() as u64,
+        histories,
         violation_details: oracle.stories().to_vec(),
         machine: Machine::describe(),
     }

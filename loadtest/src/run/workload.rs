@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::{JoinSet, LocalSet};
 
+use super::histories::Histories;
 use super::measure::Measure;
 use crate::driver::{Driver, Guard, Released, Trouble};
 use crate::oracle::{ClientIndex, LockIndex, Oracle};
@@ -73,6 +74,8 @@ pub struct Shared {
     pub measure: RefCell<Measure>,
     /// The judge.
     pub oracle: RefCell<Oracle>,
+    /// What each lock was asked and answered.
+    pub histories: RefCell<Histories>,
 }
 
 impl Shared {
@@ -90,6 +93,7 @@ impl Shared {
                 clients,
                 workload.locks(clients),
             )),
+            histories: RefCell::new(Histories::new(Instant::now())),
         })
     }
 
@@ -146,7 +150,11 @@ async fn cycle<D: Driver>(
 ) -> Result<(), Trouble> {
     shared.oracle.borrow_mut().asks(client);
     let asked = Instant::now();
-    let guard = driver.acquire(name).await?;
+    let entry = shared.histories.borrow_mut().asks(client, lock, asked);
+    let guard = driver.acquire(name).await.inspect_err(|_| {
+        let mut histories = shared.histories.borrow_mut();
+        histories.gives_up(client, lock, asked);
+    })?;
     let now = Instant::now();
     let token = shared.oracle.borrow_mut().number(guard.token());
     let mut until = now + guard.valid_for();
@@ -155,6 +163,7 @@ async fn cycle<D: Driver>(
         .oracle
         .borrow_mut()
         .granted(client, lock, token, now, until);
+    shared.histories.borrow_mut().granted(entry, token, now);
 
     hold(shared).await;
 
@@ -164,8 +173,18 @@ async fn cycle<D: Driver>(
         .oracle
         .borrow_mut()
         .lets_go(client, lock, token, sent);
-    let answer = driver.release(guard).await?;
+    let entry = shared.histories.borrow_mut().lets_go(client, lock, sent);
+    let answer = driver.release(guard).await.inspect_err(|_| {
+        let mut histories = shared.histories.borrow_mut();
+        histories.gives_up(client, lock, until);
+    })?;
     let now = Instant::now();
+    let mut histories = shared.histories.borrow_mut();
+    histories.released(entry, answer, now);
+    if answer == Released::NotHeld {
+        histories.may_end(client, lock, until);
+    }
+    drop(histories);
     let mut oracle = shared.oracle.borrow_mut();
     oracle.released(client, lock, token, answer, now, until);
     if answer == Released::Yes {

@@ -7,17 +7,22 @@ use std::time::Duration;
 use lockd_client::core::{
     EndpointCore, Input, RequestId, SessionCore, SessionOptions, Silence, Time,
 };
-use lockd_protocol::client::{ClientFrame, NodeFrame, Query};
+use lockd_protocol::client::{
+    About, ClientFrame, EndReason, NodeFrame, Operation, Outcome, Query, Refusal,
+};
 use lockd_protocol::frame::Decoder;
-use lockd_protocol::{Millis, Nonce, Sequence, SessionId, Token};
+use lockd_protocol::roles::Role;
+use lockd_protocol::{EventNumber, Millis, Nonce, Sequence, SessionId, Token};
 
 use super::clock::Clock;
 use super::gateway::SessionKey;
+use super::invariants::identity::STRANGE;
 use super::invariants::{Verdict, Violation};
 use super::ledger::Grant;
 use super::node::{CELL, address, node_at};
 use super::plan::Plan;
 use super::task::Task;
+use super::watch::Watch;
 use super::world::{Event, World};
 
 /// What a request was for.
@@ -28,11 +33,13 @@ pub(super) enum Want {
     },
     Release {
         task: usize,
+        acquire: Sequence,
     },
     Break {
         at_once: bool,
     },
     Downgrade,
+    PutMetadata,
     Close,
     /// A gateway draws a token.
     Draw {
@@ -110,6 +117,10 @@ pub(super) struct Client {
     /// Its session was renewed since all faults ended.
     pub(super) renewed: bool,
     pub(super) tasks: Vec<Task>,
+    pub(super) watches: Vec<Watch>,
+    pub(super) last_watch: u64,
+    /// The version of metadata that it got to know last.
+    pub(super) last_version: EventNumber,
 }
 
 impl Client {
@@ -143,6 +154,9 @@ impl Client {
             renewed_by: None,
             renewed: false,
             tasks: (0..tasks).map(|_| Task::default()).collect(),
+            watches: Vec::new(),
+            last_watch: 0,
+            last_version: EventNumber(0),
         }
     }
 
@@ -182,6 +196,11 @@ impl Client {
     }
 }
 
+/// The certificate of a client: an operator's, so that it may break locks.
+pub(super) fn role(client: usize) -> Role {
+    Role::Operator(format!("client-{client}"))
+}
+
 fn endpoints(nodes: impl Iterator<Item = usize>, seed: u64) -> EndpointCore {
     EndpointCore::new(nodes.map(address).collect(), seed)
 }
@@ -192,7 +211,7 @@ pub(super) fn new_core(client: usize, session: u64, plan: &Plan, seed: u64) -> S
         nonce: Nonce(nonce),
         ttl: Millis(plan.ttl_ms),
         keepalive: Duration::from_millis(plan.ttl_ms / 3),
-        label: format!("client {client}"),
+        about: About::described(format!("client {client}")),
         seed: seed ^ session,
     })
 }
@@ -211,6 +230,7 @@ impl World {
         it.timer = u64::MAX;
         self.story
             .landmark(self.now, || format!("client {client} starts"));
+        self.begin_to_watch(client);
         self.new_session(client)?;
         self.dial(client);
         self.start_tasks(client);
@@ -233,6 +253,7 @@ impl World {
         if let Some(stream) = self.clients[client].link.take() {
             self.close_stream(stream);
         }
+        self.session_may_end(client);
         let it = &mut self.clients[client];
         it.life += 1;
         it.held.clear();
@@ -434,6 +455,7 @@ impl World {
                 it.welcomed = true;
                 it.endpoints.connected(&address(node));
                 self.ask_again(client);
+                self.watch_again(client);
                 Input::Connected
             }
             NodeFrame::Redirect { leader } => {
@@ -446,7 +468,11 @@ impl World {
                 return Ok(());
             }
             NodeFrame::Bye { .. } => return self.lose_link(client),
-            NodeFrame::Answer { id, answer } => return self.answered(client, id, answer),
+            NodeFrame::Answer { id, answer, .. } => return self.answered(client, id, answer),
+            NodeFrame::News { watch, news } => {
+                self.clients[client].endpoints.served(&address(node));
+                return self.watch_hears(client, node, watch, news);
+            }
             NodeFrame::Opened { nonce, result } => {
                 if nonce != self.clients[client].core.nonce() {
                     return Ok(());
@@ -459,6 +485,17 @@ impl World {
             }
             NodeFrame::SessionEnded { session, reason } if Some(session) == ours => {
                 Input::SessionEnded { reason }
+            }
+            NodeFrame::SessionEnded {
+                reason: EndReason::OtherIdentity,
+                ..
+            }
+            | NodeFrame::Reply {
+                outcome: Outcome::Refused(Refusal::OtherIdentity { .. }),
+                ..
+            } => {
+                self.coverage.hit("another client's session refused");
+                return Ok(());
             }
             NodeFrame::Reply {
                 session,
@@ -479,6 +516,29 @@ impl World {
         };
         self.clients[client].endpoints.served(&address(node));
         self.give(client, input)
+    }
+
+    /// A client names another one's session, which must be refused.
+    pub(super) fn pretend(&mut self, client: usize) {
+        let it = &self.clients[client];
+        let ready = it.link.is_some() && it.welcomed;
+        let other = (client + 1) % self.clients.len();
+        let Some(session) = self.clients[other].core.id() else {
+            return;
+        };
+        let number = STRANGE;
+        let frame = match self.dice.per_mille(500) {
+            true => ClientFrame::KeepAlive { session, number },
+            false => ClientFrame::Request {
+                session,
+                sequence: Sequence(number),
+                acknowledged: Sequence(0),
+                operation: Operation::Close,
+            },
+        };
+        if ready && other != client {
+            self.send(client, frame);
+        }
     }
 
     fn kept_alive_by(&mut self, client: usize, node: usize) {

@@ -29,6 +29,7 @@ const EVENTS: &[&str] = &[
     "wait timed out",
     "acquisition taken back",
     "session closed",
+    "another client's session refused",
     "broken, holder told",
     "lost told before the next grant",
     "broken at once",
@@ -56,6 +57,13 @@ const EVENTS: &[&str] = &[
     "entry damaged",
     "damaged entry repaired",
     "clients served after the faults",
+    "watch told a change",
+    "watch went on at another node",
+    "watch told of a gap",
+    "watch got the state anew",
+    "metadata put",
+    "metadata of another version left alone",
+    "metadata of what is not held refused",
 ];
 
 /// Counters by name.

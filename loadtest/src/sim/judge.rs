@@ -4,16 +4,17 @@
 //! by command, and what comes of it is checked. What other nodes make of it is compared.
 
 use lockd::state::command::{Command, decode};
+use lockd::state::listing::Unobserved;
 use lockd::state::{Effect, State};
-use lockd_protocol::client::{Acquire, EndReason, LockDetail, Operation};
+use lockd_protocol::client::{Acquire, Change, EndReason, LockDetail, Operation, Outcome};
 use lockd_protocol::limits::PAGE_ITEMS_MAX;
 use lockd_protocol::{LockName, SessionId, Token};
 use paxos::{Entry, EntryKind};
 
 use super::coverage::Coverage;
 use super::invariants::{
-    Verdict, Violation, belief, expiry, fence, fifo, limits, once, one_holder, reads, release,
-    same_state, sessions, tokens, valid_holder,
+    Verdict, Violation, belief, changes, expiry, fence, fifo, identity, limits, metadata, once,
+    one_holder, reads, release, same_state, sessions, tokens, valid_holder, watches,
 };
 use super::ledger::{Happening, Ledger};
 
@@ -36,7 +37,11 @@ pub(super) struct Judge {
     once: once::TakesEffectOnce,
     release: release::ReleaseNamesItsToken,
     fifo: fifo::FirstInFirstOut,
+    pub(super) identity: identity::OwnSessionsOnly,
     limits: limits::WithinLimits,
+    pub(super) changes: changes::Changes,
+    pub(super) watches: watches::WatchesAreComplete,
+    metadata: metadata::MetadataOfItsHolder,
     effects: Vec<Effect>,
 }
 
@@ -95,6 +100,7 @@ impl Judge {
                 Violation::new(same_state::NAME, detail)
             })?;
             for command in commands {
+                self.identity.on_command(&command)?;
                 self.execute(now, command, news)?;
             }
         }
@@ -106,7 +112,10 @@ impl Judge {
 
     /// Token of the newest grant of a lock.
     fn newest(&self, lock: &LockName) -> Option<Token> {
-        self.state.describe_lock(lock, 0, 0, 1)?.summary.token
+        self.state
+            .describe_lock(lock, (0, 0), 1, &Unobserved)?
+            .summary
+            .token
     }
 
     /// Applies a command, and has everybody look at what came of it.
@@ -128,6 +137,7 @@ impl Judge {
             let of = (*session, *acquire);
             self.release.on_release(of, *token, &ended, &self.books)?;
         }
+        self.look_at_changes(&command, &effects)?;
         let held = |_: &LockName, token: Token| after.contains(&token);
         let mut happened = self.books.end(&command, &effects, held);
         let tokens = &self.tokens;
@@ -148,9 +158,81 @@ impl Judge {
         }
         locks.sort_unstable();
         locks.dedup();
+        self.changes.compare(&self.books)?;
         for lock in locks {
+            let holders = all_of(&self.state, &lock).into_iter();
+            for holder in holders.flat_map(|detail| detail.holders) {
+                self.metadata.compare(&holder)?;
+            }
             self.one_holder.compare(&lock, &self.state, &self.books)?;
             self.reads.on_holder(self.slot, &lock, self.newest(&lock));
+        }
+        Ok(())
+    }
+
+    /// What a command has changed, and what it has put where. The books are of before.
+    fn look_at_changes(&mut self, command: &Command, effects: &[Effect]) -> Verdict {
+        let events = effects.iter().filter_map(|effect| match effect {
+            Effect::Changed(event) => Some(event),
+            _ => None,
+        });
+        for event in events.clone() {
+            self.changes.on_event(event, command)?;
+        }
+        if let Command::Request {
+            session,
+            sequence,
+            operation:
+                Operation::SetMetadata {
+                    acquire,
+                    token,
+                    expect,
+                    value,
+                },
+            ..
+        } = command
+        {
+            let asked = metadata::Asked {
+                by: (*session, *sequence),
+                acquire: *acquire,
+                token: *token,
+                expect: *expect,
+                value,
+            };
+            let outcome = effects.iter().find_map(|effect| match effect {
+                Effect::Reply { outcome, .. } => Some(outcome),
+                _ => None,
+            });
+            let Some(outcome) = outcome else {
+                return Ok(());
+            };
+            let event = events.clone().next();
+            return self.metadata.on_asked(&asked, outcome, event, &self.books);
+        }
+        let replies = effects.iter().filter_map(|effect| match effect {
+            Effect::Reply {
+                session,
+                sequence,
+                outcome,
+                ..
+            } => Some((outcome, self.books.acquisition(*session, *sequence))),
+            _ => None,
+        });
+        let replies: Vec<_> = replies.collect();
+        for event in events {
+            let token = event.holder.token;
+            let got = |outcome: &Outcome| match outcome {
+                Outcome::Granted(grants) => grants.iter().any(|grant| grant.token == token),
+                _ => false,
+            };
+            match event.change {
+                Change::Granted | Change::MetadataSet => {
+                    let by = replies.iter().find(|(outcome, _)| got(outcome));
+                    let about = by.and_then(|(_, about)| *about);
+                    self.metadata.on_acquired(event, about)?;
+                }
+                _ => self.metadata.on_other(event)?,
+            }
         }
         Ok(())
     }
@@ -168,7 +250,8 @@ impl Judge {
                 Operation::Break { lock, .. } => self.locks_with(lock),
                 Operation::Cancel { acquire }
                 | Operation::Release { acquire, .. }
-                | Operation::Downgrade { acquire, .. } => {
+                | Operation::Downgrade { acquire, .. }
+                | Operation::SetMetadata { acquire, .. } => {
                     let about = self.books.acquisition(*session, *acquire);
                     about.map_or_else(Vec::new, locks_in)
                 }
@@ -250,10 +333,14 @@ impl Judge {
         coverage.checked(once::NAME, self.once.checked);
         coverage.checked(release::NAME, self.release.checked);
         coverage.checked(fifo::NAME, self.fifo.checked);
+        coverage.checked(identity::NAME, self.identity.checked);
         coverage.checked(reads::NAME, self.reads.checked);
         coverage.checked(fence::NAME, self.fence.checked);
         coverage.checked(valid_holder::NAME, self.valid_holder.checked);
         coverage.checked(limits::NAME, self.limits.checked);
+        coverage.checked(changes::NAME, self.changes.checked);
+        coverage.checked(watches::NAME, self.watches.checked);
+        coverage.checked(metadata::NAME, self.metadata.checked);
         coverage.add("request answered again", self.once.repeated);
     }
 }
@@ -274,5 +361,5 @@ fn held_tokens(state: &State, locks: &[LockName]) -> Vec<Token> {
 
 /// A lock with all who hold it; there are never many in a simulation.
 pub(super) fn all_of(state: &State, lock: &LockName) -> Option<LockDetail> {
-    state.describe_lock(lock, 0, 0, PAGE_ITEMS_MAX)
+    state.describe_lock(lock, (0, 0), PAGE_ITEMS_MAX, &Unobserved)
 }

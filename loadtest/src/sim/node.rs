@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use lockd::server::core::clients::ConnectionId;
 use lockd::server::core::members::{Member, Members, encode_members};
+use lockd::server::core::quota::Quotas;
 use lockd::server::core::{Core, Fatal, Settings, Work};
 use lockd_protocol::client::ClientFrame;
 use lockd_protocol::planted;
@@ -110,6 +111,8 @@ impl Node {
             node: NodeId(self.at as u64 + 1),
             signer: Signer::from_seed(CELL, &TICKET_SEED).expect("a seed of the right length"),
             compaction: plan.compaction,
+            quotas: Quotas::default(),
+            history: plan.history,
         };
         self.core = Some(Core::new(settings, replica, replay, time));
     }

@@ -2,6 +2,7 @@
 //! combinations that no fixed mixture would ("swarm testing": Groce et al., ISSTA 2012).
 
 use lockd::server::core::compaction::CompactionBounds;
+use lockd::server::core::history::HistoryBounds;
 use paxos::Timing;
 use paxos::limits::{Bounds, MESSAGE_ENTRIES_BYTES_MAX, WINDOW_SLOTS_MAX};
 use paxos::sim::Dice;
@@ -72,6 +73,12 @@ pub(super) struct Plan {
     pub(super) compaction: CompactionBounds,
     /// How long a commit of a gateway stays volatile.
     pub(super) flush: u64,
+    /// Watches of each user.
+    pub(super) watches: usize,
+    /// How often a holder puts something on what it holds, out of a thousand.
+    pub(super) notes: u64,
+    /// What nodes remember for watches.
+    pub(super) history: HistoryBounds,
 }
 
 impl Plan {
@@ -147,8 +154,22 @@ impl Plan {
                 bytes: 1 << 20,
             },
             flush: dice.pick(&[1, 50, 600]) * MS,
+            watches: 0,
+            notes: 0,
+            history: HistoryBounds::default(),
         };
         plan.with_character(dice)
+    }
+
+    /// In every other run users watch, and put something on what they hold. Drawn apart, so that
+    /// the others are what they are without.
+    pub(super) fn draw_watches(&mut self, dice: &mut Dice) {
+        if dice.below(2) == 0 {
+            return;
+        }
+        self.watches = dice.pick(&[1, 2, 2]);
+        self.notes = dice.pick(&[0, 300, 700]);
+        self.history.events = dice.pick(&[4, 40, 100_000]);
     }
 
     /// Some runs are about one thing, which a general mixture would rarely let happen.

@@ -12,6 +12,12 @@ use super::invariants::{Verdict, Violation};
 use super::ledger::Grant;
 use super::world::World;
 
+/// A question to the cell.
+fn asking(id: u64, query: Query) -> ClientFrame {
+    let stale = false;
+    ClientFrame::Query { id, query, stale }
+}
+
 /// How long a client waits for the answer to a question, microseconds.
 const QUESTION_TIMEOUT: u64 = 5_000_000;
 
@@ -105,8 +111,9 @@ impl World {
                 self.acquired(client, task, sequence, outcome, tickets)?;
                 self.look_at_belief(client)
             }
-            Want::Release { task } => {
+            Want::Release { task, acquire } => {
                 self.coverage.hit("release");
+                self.histories.gave_back(self.now, client, acquire, outcome);
                 self.released(client, task);
                 Ok(())
             }
@@ -132,6 +139,10 @@ impl World {
                 }
                 Ok(())
             }
+            Want::PutMetadata => {
+                self.metadata_put(client, outcome);
+                Ok(())
+            }
             Want::Close | Want::Drawn => Ok(()),
         }
     }
@@ -139,7 +150,7 @@ impl World {
     fn failed(&mut self, client: usize, want: Want) -> Verdict {
         match want {
             Want::Acquire { task } => self.not_acquired(client, task),
-            Want::Release { task } => {
+            Want::Release { task, .. } => {
                 self.released(client, task);
                 Ok(())
             }
@@ -147,7 +158,11 @@ impl World {
                 let lost = Err("the session was lost".to_owned());
                 self.token_drawn(client, session, round, lost)
             }
-            Want::Break { .. } | Want::Close | Want::Downgrade | Want::Drawn => Ok(()),
+            Want::Break { .. }
+            | Want::Close
+            | Want::Downgrade
+            | Want::Drawn
+            | Want::PutMetadata => Ok(()),
         }
     }
 
@@ -175,7 +190,9 @@ impl World {
         if it.sessions != session || it.guards.remove(&acquire).is_none() {
             return Ok(false);
         }
-        let waiter = Want::Release { task };
+        self.histories
+            .gives_back(self.now, client, session, acquire);
+        let waiter = Want::Release { task, acquire };
         self.give(client, Input::Release { acquire, waiter })?;
         Ok(true)
     }
@@ -185,7 +202,11 @@ impl World {
         let it = &mut self.clients[client];
         let request = it.next_request();
         it.requests += 1;
+        if matches!(operation, Operation::Break { .. }) {
+            self.histories.end_here();
+        }
         if operation == Operation::Close {
+            self.histories.may_end(self.now, client, it.sessions);
             // Whoever closes a session has given up its guards, and those yet to come.
             it.guards.clear();
             it.closing = true;
@@ -204,6 +225,7 @@ impl World {
     }
 
     pub(super) fn new_session(&mut self, client: usize) -> Verdict {
+        self.session_may_end(client);
         let it = &mut self.clients[client];
         it.sessions += 1;
         it.lease = None;
@@ -253,7 +275,7 @@ impl World {
             .retain(|_, question| question.at + QUESTION_TIMEOUT > now);
         it.questions.insert(id, question);
         if ready {
-            self.send(client, ClientFrame::Query { id, query });
+            self.send(client, asking(id, query));
         }
     }
 
@@ -262,7 +284,7 @@ impl World {
         let questions = self.clients[client].questions.iter();
         let all: Vec<(u64, Query)> = questions.map(|(id, q)| (*id, q.query.clone())).collect();
         for (id, query) in all {
-            self.send(client, ClientFrame::Query { id, query });
+            self.send(client, asking(id, query));
         }
     }
 

@@ -223,7 +223,15 @@ impl World {
             quorums: None,
             force: false,
         };
-        core.client_frame(now, connection, ClientFrame::Query { id: 1, query });
+        core.client_frame(
+            now,
+            connection,
+            ClientFrame::Query {
+                id: 1,
+                query,
+                stale: false,
+            },
+        );
         // Whoever asked does not wait for the answer: the membership tells.
         core.client_left(connection);
         self.turn_soon(leader);

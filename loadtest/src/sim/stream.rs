@@ -5,6 +5,7 @@ use lockd::server::core::clients::ConnectionId;
 use lockd_protocol::client::{ClientFrame, NodeFrame};
 use lockd_protocol::frame::Decoder;
 
+use super::client::role;
 use super::invariants::Verdict;
 use super::network::End;
 use super::world::{Event, World};
@@ -34,7 +35,7 @@ impl World {
             return None;
         }
         let core = self.nodes[node].core.as_mut()?;
-        let connection = core.client_joined(format!("client {client}"));
+        let connection = core.joined(&role(client), String::new());
         self.streams.push(Stream {
             client,
             node,
@@ -72,6 +73,7 @@ impl World {
         let mut decoder = Decoder::default();
         decoder.feed(&outgoing.bytes);
         while let Ok(Some(frame)) = decoder.next() {
+            self.judge.identity.on_told(&frame)?;
             if let NodeFrame::KeptAlive { session, number } = frame {
                 self.judge.expiry.on_acknowledged(session, number)?;
             }

@@ -91,6 +91,9 @@ pub(super) fn lock_name(lock: u64) -> LockName {
     LockName::new(&format!("lock/{lock}")).expect("a good name")
 }
 
+/// How often a client names another one's session, per mille of what its tasks begin.
+const PRETENDS: u64 = 30;
+
 impl World {
     pub(super) fn start_tasks(&mut self, client: usize) {
         for task in 0..self.clients[client].tasks.len() {
@@ -173,6 +176,7 @@ impl World {
             Stage::Rest => self.want_something(client, task),
             Stage::Acquire { request, .. } => {
                 self.coverage.hit("acquisition taken back");
+                self.histories.takes_back(self.now, client, task);
                 self.give(client, Input::TakeBack { request })?;
                 self.not_acquired(client, task)
             }
@@ -209,6 +213,9 @@ impl World {
             };
             self.ask(client, query, Asker::User);
         }
+        if faulty && self.dice.per_mille(PRETENDS) {
+            self.pretend(client);
+        }
         if faulty && self.dice.per_mille(self.plan.breaks) {
             let at_once = self.dice.per_mille(self.plan.breaks_at_once);
             let reason = "simulated".to_owned();
@@ -240,6 +247,7 @@ impl World {
         let faulty = self.healed_at.is_none();
         let mut what = Acquire {
             ticket: self.dice.per_mille(self.plan.tickets),
+            metadata: self.some_metadata(),
             ..Acquire::one(lock, Mode::Exclusive, wait)
         };
         if !faulty {
@@ -281,6 +289,8 @@ impl World {
             .stream()
             .map(|stream| self.streams[stream].node);
         let operation = Operation::Acquire(what.clone());
+        let by = (client, self.clients[client].sessions, task);
+        self.histories.asks(self.now, by, &what);
         // First, because the answer may come at once.
         let it = &mut self.clients[client];
         let request = it.next_request();
@@ -315,6 +325,8 @@ impl World {
             return Ok(());
         };
         let (what, asked) = (what.clone(), *asked);
+        let by = (client, self.clients[client].sessions, task);
+        self.histories.told(self.now, by, acquire, outcome);
         let Outcome::Granted(grants) = outcome else {
             match outcome {
                 Outcome::NotAvailable { .. } => self.coverage.hit("try failed"),
@@ -434,7 +446,18 @@ impl World {
         if downgrades {
             self.downgrade(client, task)?;
         }
-        Ok(())
+        self.put_something(client, task)?;
+        self.put_something(client, task)
+    }
+
+    /// Puts something on what it holds, or believes to hold.
+    fn put_something(&mut self, client: usize, task: usize) -> Verdict {
+        let held = self.clients[client].tasks[task].held.first();
+        let of_first = held.and_then(|held| Some((held.acquire, held.locks.first()?.token)));
+        match of_first {
+            Some((acquire, token)) => self.put_metadata(client, acquire, token),
+            None => Ok(()),
+        }
     }
 
     /// Goes on as a reader: what it writes is written.
@@ -445,6 +468,9 @@ impl World {
         let Some(acquire) = ours.map(|held| held.acquire) else {
             return Ok(());
         };
+        let session = self.clients[client].sessions;
+        self.histories
+            .downgrades(self.now, client, session, acquire);
         let input = Input::Downgrade {
             acquire,
             ticket: false,
@@ -478,6 +504,9 @@ impl World {
     /// Looks at its guards, then goes on with what it came for.
     fn hold_on(&mut self, client: usize, task: usize) -> Verdict {
         let holds = self.holds_all(client, task);
+        if !holds {
+            self.put_something(client, task)?;
+        }
         let it = &self.clients[client].tasks[task];
         if !(holds || it.careless) || it.writes == 0 && self.now >= it.until {
             return self.let_go(client, task);

@@ -10,7 +10,8 @@ use super::coverage::Coverage;
 use super::database::{Call, Database, Pid};
 use super::faults::Kind;
 use super::gateway::{Answer, FromApp, Gateway, SessionKey};
-use super::invariants::{Violation, live};
+use super::history::Histories;
+use super::invariants::{Violation, history, live};
 use super::judge::{Judge, News};
 use super::network::Network;
 use super::node::Node;
@@ -192,6 +193,7 @@ pub(super) struct World {
     pub(super) network: Network,
     pub(super) judge: Judge,
     pub(super) coverage: Coverage,
+    pub(super) histories: Histories,
     pub(super) story: Story,
     pub(super) trace: TraceHash,
     queue: Queue<Event>,
@@ -210,7 +212,8 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(options: Options, story: Story) -> World {
         let mut dice = Dice::new(options.seed);
-        let plan = Plan::draw(&mut dice);
+        let mut plan = Plan::draw(&mut dice);
+        plan.draw_watches(&mut Dice::new(!options.seed));
         story.landmark(0, || format!("{plan:?}"));
         let nodes = (0..plan.nodes)
             .map(|node| Node::new(node, plan.nodes, super::draw_clock(&mut dice, &plan, 1)))
@@ -240,6 +243,7 @@ impl World {
             network: Network::default(),
             judge: Judge::default(),
             coverage: Coverage::default(),
+            histories: Histories::default(),
             story,
             trace: TraceHash::default(),
             queue: Queue::default(),
@@ -285,6 +289,11 @@ impl World {
     }
 
     fn report(mut self) -> Result<Report, Violation> {
+        for client in 0..self.clients.len() {
+            self.session_may_end(client);
+        }
+        let judged = history::judge(&self.histories)?;
+        self.coverage.checked(history::NAME, judged);
         self.judge.count(&mut self.coverage);
         let idle = ["grant", "write", "admission", "renewal acknowledged"]
             .into_iter()

@@ -19,6 +19,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("redis-server", &["redis-server", "redis-cli"]),
     // With it the tests have a running node's calls to the kernel fail or hang.
     ("strace", &["strace"]),
+    // With it the tests move a node's wall clock.
+    ("faketime", &["faketime"]),
 ];
 
 /// Debian keeps PostgreSQL's programs out of `PATH`, one directory per major version.

@@ -19,7 +19,7 @@ pub async fn run(client_toml: PathBuf) -> Result<(), Box<dyn Error>> {
         .config_file(client_toml)?
         .connect()
         .await?;
-    let rival = client.session().label("rival").open().await?;
+    let rival = client.session().description("rival").open().await?;
 
     let guard = client.lock("orders/42").acquire().await?;
     println!("held under token {}", guard.token());

@@ -20,7 +20,7 @@ pub async fn run(client_toml: PathBuf) -> Result<(), Box<dyn Error>> {
         .config_file(client_toml)?
         .connect()
         .await?;
-    let operator = client.session().label("operator").open().await?;
+    let operator = client.session().description("operator").open().await?;
 
     let guard = client.lock("nightly").acquire().await?;
     let (begun, has_begun) = oneshot::channel();

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockd_protocol::limits::{TEXT_BYTES_MAX, TTL_MAX_MS, TTL_MIN_MS};
+use lockd_protocol::client::{About, InvalidAbout, Labels};
+use lockd_protocol::limits::{TTL_MAX_MS, TTL_MIN_MS};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{Instrument as _, field};
 
@@ -45,7 +46,8 @@ pub struct ClientBuilder {
 pub(crate) struct SessionChoice {
     pub(crate) ttl: Duration,
     pub(crate) keepalive: Option<Duration>,
-    pub(crate) label: Option<String>,
+    pub(crate) description: Option<String>,
+    pub(crate) labels: Labels,
 }
 
 impl SessionChoice {
@@ -53,7 +55,8 @@ impl SessionChoice {
         SessionChoice {
             ttl: TTL_DEFAULT,
             keepalive: None,
-            label: None,
+            description: None,
+            labels: Labels::new(),
         }
     }
 
@@ -71,16 +74,22 @@ impl SessionChoice {
                 format!("are {keepalive:?} and {ttl:?}: renew at least twice within the TTL");
             return Err(invalid("keepalive and ttl", problem));
         }
-        let label = self.label.clone().unwrap_or_else(default_label);
-        if label.len() > TEXT_BYTES_MAX || label.chars().any(char::is_control) {
-            let problem =
-                format!("must be at most {TEXT_BYTES_MAX} bytes without control characters");
-            return Err(invalid("label", problem));
-        }
+        let description = self.description.clone();
+        let about = About {
+            description: description.unwrap_or_else(default_description),
+            labels: self.labels.clone(),
+        };
+        about.check().map_err(|problem| {
+            let field = match problem {
+                InvalidAbout::Description => "description",
+                _ => "label",
+            };
+            invalid(field, format!("is not allowed: {problem}"))
+        })?;
         Ok(SessionSettings {
             ttl: self.ttl,
             keepalive,
-            label,
+            about,
         })
     }
 }
@@ -125,8 +134,15 @@ impl ClientBuilder {
     }
 
     /// Who this is, for operators: the program's name and process id unless set.
-    pub fn label(mut self, label: impl Into<String>) -> ClientBuilder {
-        self.session.label = Some(label.into());
+    pub fn description(mut self, description: impl Into<String>) -> ClientBuilder {
+        self.session.description = Some(description.into());
+        self
+    }
+
+    /// A label of the session, for operators to tell it by; another call adds another one.
+    /// `docs/limits.md` says what may be in it.
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> ClientBuilder {
+        self.session.labels.insert(key.into(), value.into());
         self
     }
 
@@ -239,7 +255,7 @@ pub(crate) async fn new_session(
     let span = trace::span!(
         "session",
         ttl = ?settings.ttl,
-        label = %trace::bounded(&settings.label),
+        description = %trace::bounded(&settings.about.description),
         outcome = field::Empty,
     );
     let result = begin_session(shared, settings, open)
@@ -305,7 +321,7 @@ async fn first_link(
     }
 }
 
-fn default_label() -> String {
+fn default_description() -> String {
     let program = std::env::current_exe().ok();
     let name = program.as_deref().and_then(Path::file_name);
     let name = name.and_then(|name| name.to_str()).unwrap_or("client");
@@ -332,7 +348,7 @@ mod tests {
         let settings = SessionChoice::new().settle().unwrap();
         assert_eq!(settings.ttl, TTL_DEFAULT);
         assert!(settings.keepalive < TTL_DEFAULT / 2);
-        assert!(!settings.label.is_empty());
+        assert!(!settings.about.description.is_empty());
     }
 
     #[test]
@@ -341,7 +357,12 @@ mod tests {
         assert!(problem(|c| c.ttl = Duration::from_secs(86_401)).contains("`ttl`"));
         let rare = problem(|c| c.keepalive = Some(Duration::from_secs(6)));
         assert!(rare.contains("`keepalive and ttl`"), "{rare}");
-        assert!(problem(|c| c.label = Some("a\nb".into())).contains("`label`"));
-        assert!(problem(|c| c.label = Some("x".repeat(257))).contains("`label`"));
+        let described = |text: String| problem(|c| c.description = Some(text));
+        assert!(described("a\nb".into()).contains("`description`"));
+        assert!(described("x".repeat(257)).contains("`description`"));
+        let labelled =
+            |key: &str, value: String| problem(|c| drop(c.labels.insert(key.to_owned(), value)));
+        assert!(labelled("a b", String::new()).contains("`label` is not allowed: label \"a b\""));
+        assert!(labelled("host", "x".repeat(200)).contains("label \"host\""));
     }
 }

@@ -91,7 +91,7 @@ pub(crate) fn invalid(field: &'static str, problem: String) -> AcquireError {
 
 #[cfg(test)]
 mod tests {
-    use lockd_protocol::client::{Owner, Wait};
+    use lockd_protocol::client::{Owner, Value, Wait};
     use lockd_protocol::{LockName, Millis};
 
     use super::*;
@@ -109,6 +109,7 @@ mod tests {
             owner: None,
             barge: false,
             delay: Millis(0),
+            metadata: Value::default(),
         };
         change(&mut acquire);
         check(&acquire).map_or_else(|error| error.to_string(), |()| String::new())

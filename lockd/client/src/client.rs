@@ -50,7 +50,7 @@ impl Client {
         }
     }
 
-    /// Takes a lock from whoever holds it.
+    /// Takes a lock from whoever holds it. Only operators may.
     ///
     /// By default the holder is told, and the lock moves when it has let go or its lease must
     /// have ended. With `at_once` the lock moves at once, and for the rest of its lease the old
@@ -123,9 +123,15 @@ impl SessionBuilder {
         self
     }
 
+    /// See [`ClientBuilder::description`].
+    pub fn description(mut self, description: impl Into<String>) -> SessionBuilder {
+        self.choice.description = Some(description.into());
+        self
+    }
+
     /// See [`ClientBuilder::label`].
-    pub fn label(mut self, label: impl Into<String>) -> SessionBuilder {
-        self.choice.label = Some(label.into());
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> SessionBuilder {
+        self.choice.labels.insert(key.into(), value.into());
         self
     }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use lockd_protocol::client::{EndReason, InCircle, ReconfigureRefusal, Refusal};
-use lockd_protocol::{CellId, InvalidName, LockName, SessionId};
+use lockd_protocol::client::{EndReason, InCircle, MetadataTooLong, ReconfigureRefusal, Refusal};
+use lockd_protocol::{CellId, EventNumber, InvalidName, LockName, SessionId};
 
 use crate::config::ConfigError;
 use crate::guard::LockGuard;
@@ -43,6 +43,9 @@ impl std::fmt::Display for LostReason {
             LostReason::SessionEnded(EndReason::Expired) => f.write_str("the session expired"),
             LostReason::SessionEnded(EndReason::Closed) | LostReason::Closed => {
                 f.write_str("the session was closed")
+            }
+            LostReason::SessionEnded(EndReason::OtherIdentity) => {
+                f.write_str("the session belongs to another identity")
             }
             LostReason::SessionEnded(_) => f.write_str("the cell does not know the session"),
             LostReason::Broken { reason } => write!(f, "broken by an operator: {reason}"),
@@ -181,8 +184,8 @@ impl ConnectError {
             ConnectError::Unreachable { .. }
             | ConnectError::NoLeader { .. }
             | ConnectError::Socket(_)
-            | ConnectError::Thread(_)
-            | ConnectError::Refused(Refusal::Busy) => ErrorKind::Retry,
+            | ConnectError::Thread(_) => ErrorKind::Retry,
+            ConnectError::Refused(refusal) if refusal.is_momentary() => ErrorKind::Retry,
             _ => ErrorKind::Definite,
         }
     }
@@ -195,6 +198,9 @@ pub enum AcquireError {
     /// The name is not allowed.
     #[error(transparent)]
     Name(#[from] InvalidName),
+    /// The metadata is not allowed.
+    #[error(transparent)]
+    Metadata(#[from] MetadataTooLong),
     /// A setting of the builder that is not allowed, or two that do not go together.
     #[error("`{field}` {problem}")]
     Invalid {
@@ -251,8 +257,8 @@ impl AcquireError {
         match self {
             AcquireError::Over
             | AcquireError::SessionLost(_)
-            | AcquireError::Unavailable { .. }
-            | AcquireError::Refused(Refusal::Busy) => ErrorKind::Retry,
+            | AcquireError::Unavailable { .. } => ErrorKind::Retry,
+            AcquireError::Refused(refusal) if refusal.is_momentary() => ErrorKind::Retry,
             _ => ErrorKind::Definite,
         }
     }
@@ -312,9 +318,69 @@ impl DowngradeProblem {
     pub fn kind(&self) -> ErrorKind {
         match self {
             DowngradeProblem::Closed => ErrorKind::Unknown,
-            DowngradeProblem::Refused(Refusal::Busy) => ErrorKind::Retry,
+            DowngradeProblem::Refused(refusal) if refusal.is_momentary() => ErrorKind::Retry,
             _ => ErrorKind::Definite,
         }
+    }
+}
+
+/// Why other metadata was not put on a lock.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MetadataError {
+    /// It is too long.
+    #[error(transparent)]
+    TooLong(#[from] MetadataTooLong),
+    /// Another version is there than the one that was expected.
+    #[error("the lock has metadata of version {version}, which is not the one that was expected")]
+    OtherVersion {
+        /// The version that is there; 0 if none was ever put there.
+        version: EventNumber,
+    },
+    /// The lock is not held any more: if the request was under way then, the metadata may have
+    /// been there to the end.
+    #[error("the lock had been lost: {0}")]
+    Lost(LostReason),
+    /// The cell refused.
+    #[error("the cell refused: {0}")]
+    Refused(Refusal),
+    /// The client was closed, or the runtime it ran on is gone.
+    #[error("the client is closed")]
+    Closed,
+}
+
+impl MetadataError {
+    /// What the caller may conclude.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            MetadataError::Refused(Refusal::Busy) => ErrorKind::Retry,
+            MetadataError::Lost(_) | MetadataError::Closed => ErrorKind::Unknown,
+            _ => ErrorKind::Definite,
+        }
+    }
+}
+
+/// Why a watch is over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WatchError {
+    /// The name is not allowed.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// The cell refused.
+    #[error("the cell refused: {0}")]
+    Refused(Refusal),
+    /// The runtime that the client ran on is gone.
+    #[error("the client is closed")]
+    Closed,
+}
+
+impl WatchError {
+    /// What the caller may conclude.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Definite
     }
 }
 
@@ -385,7 +451,8 @@ impl QueryError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            QueryError::Unavailable { .. } | QueryError::Refused(Refusal::Busy) => ErrorKind::Retry,
+            QueryError::Unavailable { .. } => ErrorKind::Retry,
+            QueryError::Refused(refusal) if refusal.is_momentary() => ErrorKind::Retry,
             _ => ErrorKind::Definite,
         }
     }
@@ -415,7 +482,9 @@ impl ReconfigureError {
                 | ReconfigureRefusal::NotCaughtUp { .. },
             ) => ErrorKind::Retry,
             ReconfigureError::Refused(_) => ErrorKind::Definite,
-            ReconfigureError::Query(QueryError::Refused(Refusal::Busy)) => ErrorKind::Retry,
+            ReconfigureError::Query(QueryError::Refused(refusal)) if refusal.is_momentary() => {
+                ErrorKind::Retry
+            }
             ReconfigureError::Query(
                 QueryError::Unavailable { .. } | QueryError::Unexpected | QueryError::Closed,
             ) => ErrorKind::Unknown,
@@ -462,7 +531,7 @@ impl BreakError {
             BreakError::Name(_) | BreakError::NothingToBreak | BreakError::CannotBlock(_) => {
                 ErrorKind::Definite
             }
-            BreakError::Refused(Refusal::Busy) => ErrorKind::Retry,
+            BreakError::Refused(refusal) if refusal.is_momentary() => ErrorKind::Retry,
             BreakError::Refused(_) => ErrorKind::Definite,
             _ => ErrorKind::Unknown,
         }

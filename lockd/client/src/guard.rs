@@ -4,13 +4,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lockd_protocol::client::{Metadata, Value};
 use lockd_protocol::ticket::TicketText;
-use lockd_protocol::{LockName, SessionId, Token};
+use lockd_protocol::{EventNumber, LockName, SessionId, Token};
 use tokio::sync::oneshot;
 use tracing::{Instrument as _, field};
 
+use crate::client::Client;
 use crate::core::Time;
-use crate::error::{DowngradeError, DowngradeProblem, LostReason, ReleaseError, ReleaseOutcome};
+use crate::error::{
+    DowngradeError, DowngradeProblem, LostReason, MetadataError, QueryError, ReleaseError,
+    ReleaseOutcome,
+};
 use crate::handle::{Session, Shared};
 use crate::lease::{Grant, HeldLock};
 use crate::slot::ReleaseReply;
@@ -211,6 +216,66 @@ impl LockGuard {
                 problem,
             }),
         }
+    }
+
+    /// Puts other bytes, at most 4 KiB, on the lock (of several locks, on the first one), whatever
+    /// is there. Returns their version.
+    ///
+    /// If this future is dropped, the change goes on.
+    ///
+    /// # Errors
+    /// [`MetadataError`].
+    pub async fn set_metadata(
+        &self,
+        bytes: impl AsRef<[u8]>,
+    ) -> Result<EventNumber, MetadataError> {
+        self.put_metadata(None, bytes.as_ref()).await
+    }
+
+    /// Puts other bytes on the lock, if what is there has this version; 0: if nothing was ever put
+    /// there. For several tasks, or several entries of one owner, that share a hold.
+    ///
+    /// # Errors
+    /// [`MetadataError::OtherVersion`] if something else is there; other [`MetadataError`]s.
+    pub async fn set_metadata_if(
+        &self,
+        version: EventNumber,
+        bytes: impl AsRef<[u8]>,
+    ) -> Result<EventNumber, MetadataError> {
+        self.put_metadata(Some(version), bytes.as_ref()).await
+    }
+
+    async fn put_metadata(
+        &self,
+        expect: Option<EventNumber>,
+        bytes: &[u8],
+    ) -> Result<EventNumber, MetadataError> {
+        let (reply, outcome) = oneshot::channel();
+        let command = Command::SetMetadata {
+            slot: self.session.slot(),
+            grant: Arc::clone(&self.grant),
+            expect,
+            value: Value::new(bytes)?,
+            reply,
+        };
+        // Without a background task there is no outcome either.
+        let _ = self.session.send(command);
+        outcome.await.unwrap_or(Err(MetadataError::Closed))
+    }
+
+    /// What is on the lock (of several locks, on the first one), as the cell has it: `None` if
+    /// nothing was ever put there, or if the lock is not held any more.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn metadata(&self) -> Result<Option<Metadata>, QueryError> {
+        let client = Client {
+            session: Arc::clone(&self.session),
+        };
+        let detail = client.who(self.name()).await?;
+        let mut holders = detail.into_iter().flat_map(|detail| detail.holders);
+        let own = holders.find(|holder| holder.token == self.token());
+        Ok(own.and_then(|holder| holder.metadata))
     }
 
     /// Gives the lock back, and waits for the cell to confirm. If this future is dropped, the

@@ -67,9 +67,10 @@
 //! # Layout
 //!
 //! [`core`] is the protocol without I/O; the rest is the shell around it: `dialer` and `link`
-//! speak QUIC, `task` runs in the background (`background` says where) and owns the `sessions`,
-//! `lease` is what guards read without waiting for anybody. `check` looks at what is asked for,
-//! `trace` has the spans. What goes by time goes by the client's `clock`.
+//! speak QUIC, `node_reader` asks one node, `task` runs in the background (`background` says where)
+//! and owns the `sessions` and the `watches`, `lease` is what guards read without waiting for
+//! anybody. `check` looks at what is asked for, `trace` has the spans. What goes by time goes by
+//! the client's `clock`.
 
 mod alarm;
 mod background;
@@ -82,6 +83,7 @@ mod config;
 pub mod core;
 mod dial_error;
 mod dialer;
+mod election;
 mod error;
 mod guard;
 mod handle;
@@ -89,7 +91,7 @@ mod kinds;
 mod lease;
 mod link;
 mod lock;
-mod probe;
+mod node_reader;
 mod query;
 mod sessions;
 mod slot;
@@ -97,16 +99,20 @@ mod task;
 #[cfg(feature = "test-kit")]
 pub mod test_kit;
 mod trace;
+mod watch;
+mod watches;
 
 pub use background::Background;
 pub use builder::ClientBuilder;
 pub use client::{Client, SessionBuilder};
 pub use clock::now;
 pub use config::{ClientConfig, ConfigError};
-pub use core::Time;
+pub use core::{Holders, Snapshot, Time, Update};
+pub use election::{Election, LeaderInfo, Leadership, Observer};
 pub use error::{
     AcquireError, BreakError, CannotBlock, ConnectError, DowngradeError, DowngradeProblem,
-    ErrorKind, LostReason, QueryError, ReconfigureError, ReleaseError, ReleaseOutcome,
+    ErrorKind, LostReason, MetadataError, QueryError, ReconfigureError, ReleaseError,
+    ReleaseOutcome, WatchError,
 };
 pub use guard::{GuardState, LockGuard};
 pub use kinds::{RwLock, Segments, Semaphore};
@@ -114,7 +120,9 @@ pub use lease::HeldLock;
 pub use lock::{LockBuilder, NameArg, Wait, WantArg};
 /// The protocol's types, for what appears in this crate's interface.
 pub use lockd_protocol as protocol;
-pub use lockd_protocol::Mode;
-pub use probe::probe;
+pub use lockd_protocol::client::{Change, Event, Holder, Metadata, Value};
+pub use lockd_protocol::{EventNumber, Mode};
+pub use node_reader::{NodeReader, probe};
 pub use query::Page;
 pub use slot::Broken;
+pub use watch::Watch;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockd_protocol::client::{self as protocol, Acquire, Operation, Owner, Want, Wants};
+use lockd_protocol::client::{
+    self as protocol, Acquire, MetadataTooLong, Operation, Owner, Value, Want, Wants,
+};
 use lockd_protocol::{InvalidName, LockName, Millis, Mode};
 use tokio::sync::oneshot;
 use tracing::{Instrument as _, field};
@@ -106,6 +108,7 @@ pub struct LockBuilder {
     owner: Option<Owner>,
     barge: bool,
     delay: Duration,
+    metadata: Result<Value, MetadataTooLong>,
     /// Two settings that do not go together.
     invalid: Option<AcquireError>,
 }
@@ -120,6 +123,7 @@ impl LockBuilder {
             owner: None,
             barge: false,
             delay: Duration::ZERO,
+            metadata: Ok(Value::default()),
             invalid: None,
         }
     }
@@ -209,6 +213,14 @@ impl LockBuilder {
         self
     }
 
+    /// Puts these bytes, at most 4 KiB, on what is acquired, in the same step as the grant: for
+    /// whoever [watches](crate::Client::watch) or asks [who](crate::Client::who) holds it. They are
+    /// gone with the hold. [`LockGuard::set_metadata`] puts others there.
+    pub fn metadata(mut self, bytes: impl AsRef<[u8]>) -> LockBuilder {
+        self.metadata = Value::new(bytes.as_ref());
+        self
+    }
+
     /// Acquires. Waiters are served in the order in which the cell got to know them.
     ///
     /// Dropping the future at any moment leaves the queue; if the lock had just been granted, it
@@ -218,6 +230,7 @@ impl LockBuilder {
     /// [`AcquireError`]. Whatever it says, nothing is held.
     pub async fn acquire(self) -> Result<LockGuard, AcquireError> {
         let wants = self.wants?;
+        let metadata = self.metadata?;
         if let Some(invalid) = self.invalid {
             return Err(invalid);
         }
@@ -235,6 +248,7 @@ impl LockBuilder {
             owner: self.owner,
             barge: self.barge,
             delay: millis(self.delay),
+            metadata,
         };
         let result = submit(self.session, acquire, self.wait).instrument(span.clone());
         let result = result.await;

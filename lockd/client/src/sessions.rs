@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lockd_protocol::client::{ClientFrame, NodeFrame, Operation};
+use lockd_protocol::client::{ClientFrame, NodeFrame, Operation, Value};
 use lockd_protocol::frame;
-use lockd_protocol::{Nonce, SessionId};
+use lockd_protocol::{EventNumber, Nonce, SessionId};
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::core::{Ended, Input, Output, RequestId, Time};
-use crate::error::{DowngradeProblem, LostReason, ReleaseError};
+use crate::error::{DowngradeProblem, LostReason, MetadataError, ReleaseError};
 use crate::guard::GuardState;
 use crate::lease::{Grant, Lease};
-use crate::slot::{DowngradeReply, ReleaseReply, Slot, Waiter, failed};
+use crate::slot::{DowngradeReply, MetadataReply, ReleaseReply, Slot, Waiter, failed};
 use crate::task::{Command, SlotId};
 
 /// The sessions and what they share.
@@ -152,8 +152,15 @@ impl Sessions {
             }
             Command::Release { slot, grant, reply } => self.release(now, slot, &grant, reply),
             Command::Downgrade { slot, grant, reply } => self.downgrade(now, slot, grant, reply),
+            Command::SetMetadata {
+                slot,
+                grant,
+                expect,
+                value,
+                reply,
+            } => self.set_metadata(now, slot, &grant, (expect, value), reply),
             Command::Close { slot, reply } => self.close(now, slot, reply),
-            Command::Query { .. } => {}
+            Command::Query { .. } | Command::Watch(_) => {}
         }
     }
 
@@ -253,6 +260,32 @@ impl Sessions {
             acquire,
             ticket,
             waiter: Waiter::Downgrade { grant, reply },
+        };
+        self.drive(now, id, input);
+    }
+
+    fn set_metadata(
+        &mut self,
+        now: Time,
+        id: SlotId,
+        grant: &Grant,
+        (expect, value): (Option<EventNumber>, Value),
+        reply: MetadataReply,
+    ) {
+        if let GuardState::Lost { reason } = grant.state() {
+            // Whoever waited may have gone.
+            let _ = reply.send(Err(MetadataError::Lost(reason)));
+            return;
+        }
+        let input = Input::Submit {
+            request: RequestId(0),
+            operation: Operation::SetMetadata {
+                acquire: grant.acquire,
+                token: grant.locks[0].token,
+                expect,
+                value,
+            },
+            waiter: Waiter::SetMetadata(reply),
         };
         self.drive(now, id, input);
     }

@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockd_protocol::client::{EndReason, Outcome, Refusal, Wants};
+use lockd_protocol::client::{About, EndReason, Outcome, Refusal, Wants};
 use lockd_protocol::ticket::TicketText;
-use lockd_protocol::{Millis, Mode, Nonce, Sequence, SessionId, Token};
+use lockd_protocol::{EventNumber, Millis, Mode, Nonce, Sequence, SessionId, Token};
 use tokio::sync::oneshot;
 
 use crate::core::{Ended, SessionCore, SessionOptions, Time};
 use crate::error::{
-    AcquireError, BreakError, ConnectError, DowngradeProblem, LostReason, ReleaseError,
-    ReleaseOutcome,
+    AcquireError, BreakError, ConnectError, DowngradeProblem, LostReason, MetadataError,
+    ReleaseError, ReleaseOutcome,
 };
 use crate::guard::{GuardState, LockGuard};
 use crate::handle::{Current, Session};
@@ -25,7 +25,7 @@ use crate::lease::{Grant, HeldLock, Lease};
 pub(crate) struct SessionSettings {
     pub(crate) ttl: Duration,
     pub(crate) keepalive: Duration,
-    pub(crate) label: String,
+    pub(crate) about: About,
 }
 
 impl SessionSettings {
@@ -50,6 +50,9 @@ pub(crate) type ReleaseReply = oneshot::Sender<Result<ReleaseOutcome, ReleaseErr
 /// Takes the outcome of a downgrade.
 pub(crate) type DowngradeReply = oneshot::Sender<Result<Arc<Grant>, DowngradeProblem>>;
 
+/// Takes the outcome of a change of metadata.
+pub(crate) type MetadataReply = oneshot::Sender<Result<EventNumber, MetadataError>>;
+
 /// Who waits for the outcome of a request.
 #[derive(Debug)]
 pub(crate) enum Waiter {
@@ -62,6 +65,7 @@ pub(crate) enum Waiter {
         grant: Arc<Grant>,
         reply: DowngradeReply,
     },
+    SetMetadata(MetadataReply),
     Release(Option<ReleaseReply>),
     Break(oneshot::Sender<Result<Broken, BreakError>>),
     Close(Option<oneshot::Sender<()>>),
@@ -116,7 +120,7 @@ impl Slot {
                 nonce: Nonce(rand::random()),
                 ttl: settings.ttl_millis(),
                 keepalive: settings.keepalive,
-                label: settings.label.clone(),
+                about: settings.about.clone(),
                 seed: rand::random(),
             })
         });
@@ -217,6 +221,9 @@ impl Slot {
                 // Whoever waited may have gone.
                 let _ = reply.send(self.downgraded(&grant, outcome, tickets));
             }
+            Waiter::SetMetadata(reply) => {
+                let _ = reply.send(metadata_set(outcome));
+            }
             Waiter::Release(reply) => {
                 if let Some(reply) = reply {
                     let released = match outcome {
@@ -312,6 +319,9 @@ pub(crate) fn failed(waiter: Waiter, ended: &Ended, open_timeout: Duration) {
         Waiter::Downgrade { reply, .. } => {
             let _ = reply.send(Err(DowngradeProblem::Lost(reason)));
         }
+        Waiter::SetMetadata(reply) => {
+            let _ = reply.send(Err(MetadataError::Lost(reason)));
+        }
         Waiter::Release(reply) => {
             if let Some(reply) = reply {
                 let _ = reply.send(released_late(ended));
@@ -349,6 +359,18 @@ fn lost_reason(ended: &Ended) -> LostReason {
         Ended::ByCell(reason) => LostReason::SessionEnded(*reason),
         Ended::Closed => LostReason::Closed,
         Ended::NotOpened(_) | Ended::GivenUp => LostReason::SessionEnded(EndReason::Unknown),
+    }
+}
+
+fn metadata_set(outcome: Outcome) -> Result<EventNumber, MetadataError> {
+    match outcome {
+        Outcome::MetadataSet { version } => Ok(version),
+        Outcome::OtherMetadata { version } => Err(MetadataError::OtherVersion { version }),
+        Outcome::Refused(refusal) => Err(MetadataError::Refused(refusal)),
+        _ => {
+            let reason = EndReason::Unknown;
+            Err(MetadataError::Lost(LostReason::SessionEnded(reason)))
+        }
     }
 }
 

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockd_protocol::client::{Answer, ClientFrame, NodeFrame, Operation, Query};
+use lockd_protocol::EventNumber;
+use lockd_protocol::client::{Answer, ClientFrame, NodeFrame, Operation, Query, Value};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
@@ -20,7 +21,8 @@ use crate::handle::Current;
 use crate::lease::Grant;
 use crate::link::{Link, Received};
 use crate::sessions::Sessions;
-use crate::slot::{DowngradeReply, Opener, ReleaseReply, SessionSettings, Waiter};
+use crate::slot::{DowngradeReply, MetadataReply, Opener, ReleaseReply, SessionSettings, Waiter};
+use crate::watches::{WatchCommand, Watches};
 
 /// Commands taken in one turn.
 const COMMANDS_PER_TURN: usize = 512;
@@ -69,6 +71,16 @@ pub(crate) enum Command {
         grant: Arc<Grant>,
         reply: DowngradeReply,
     },
+    /// Put other metadata on this grant.
+    SetMetadata {
+        slot: SlotId,
+        grant: Arc<Grant>,
+        expect: Option<EventNumber>,
+        value: Value,
+        reply: MetadataReply,
+    },
+    /// Begin, go on with or end a watch.
+    Watch(WatchCommand),
     /// Ask about the state.
     Query {
         query: Query,
@@ -93,6 +105,7 @@ pub(crate) struct Task {
     sessions: Sessions,
     queries: HashMap<u64, (Query, oneshot::Sender<Answer>)>,
     last_query: u64,
+    watches: Watches,
 }
 
 /// Why a connection is not used any more.
@@ -123,6 +136,7 @@ impl Task {
             clock,
             queries: HashMap::new(),
             last_query: 0,
+            watches: Watches::default(),
         }
     }
 
@@ -228,6 +242,7 @@ impl Task {
     async fn serve(&mut self, link: &mut Link) -> LinkEnd {
         self.sessions.connection_up();
         self.resend_queries();
+        self.watches.start_all(&mut self.sessions);
         let end = self.converse(link).await;
         self.sessions.connection_down();
         end
@@ -243,7 +258,11 @@ impl Task {
             if self.sessions.suspect {
                 return LinkEnd::Lost("the node does not answer".to_owned());
             }
-            alarm.set(self.sessions.next_timeout().min(silence.due()));
+            let due = self
+                .sessions
+                .next_timeout()
+                .min(self.watches.next_timeout());
+            alarm.set(due.min(silence.due()));
             // Counted only when it is about to be noted.
             let notes = silence.due() == Time::MAX && !self.sessions.out.is_empty();
             let packets = if notes { link.packets() } else { 0 };
@@ -273,6 +292,7 @@ impl Task {
                 }
                 () = alarm.rings() => {
                     self.sessions.tick();
+                    self.watches.tick(&mut self.sessions);
                     if silence.is_too_long(self.clock.now(), link.packets()) {
                         return LinkEnd::Lost("the node has fallen silent".to_owned());
                     }
@@ -291,11 +311,15 @@ impl Task {
                     return Some(LinkEnd::Redirected(leader));
                 }
                 Ok(Some(NodeFrame::Bye { reason })) => return Some(LinkEnd::Lost(reason)),
-                Ok(Some(NodeFrame::Answer { id, answer })) => {
+                Ok(Some(NodeFrame::Answer { id, answer, .. })) => {
                     if let Some((_, reply)) = self.queries.remove(&id) {
                         // Whoever asked may have gone.
                         let _ = reply.send(answer);
                     }
+                }
+                Ok(Some(NodeFrame::News { watch, news })) => {
+                    self.endpoints.served(&link.address);
+                    self.watches.take(watch, news, &mut self.sessions);
                 }
                 Ok(Some(NodeFrame::Members { epoch, members })) => {
                     let addresses = members.into_iter().map(|(_, address)| address);
@@ -323,6 +347,7 @@ impl Task {
         for command in inbox.drain(..) {
             match command {
                 Command::Query { query, reply } => self.ask(query, reply),
+                Command::Watch(command) => self.watches.command(command, &mut self.sessions),
                 command => self.sessions.take_command(now, command),
             }
         }
@@ -334,7 +359,7 @@ impl Task {
         let id = self.last_query;
         if self.sessions.is_up() {
             let query = query.clone();
-            self.sessions.send(&ClientFrame::Query { id, query });
+            self.sessions.send(&query_frame(id, query));
         }
         self.queries.insert(id, (query, reply));
     }
@@ -345,7 +370,13 @@ impl Task {
         self.queries.retain(|_, (_, reply)| !reply.is_closed());
         for (id, (query, _)) in &self.queries {
             let (id, query) = (*id, query.clone());
-            self.sessions.send(&ClientFrame::Query { id, query });
+            self.sessions.send(&query_frame(id, query));
         }
     }
+}
+
+/// A question to the cell, not to the connected node alone.
+fn query_frame(id: u64, query: Query) -> ClientFrame {
+    let stale = false;
+    ClientFrame::Query { id, query, stale }
 }

@@ -14,6 +14,8 @@ mod all_of;
 mod any_of;
 #[path = "../examples/blocking.rs"]
 mod blocking;
+#[path = "../examples/leader_election.rs"]
+mod leader_election;
 #[path = "../examples/mutex.rs"]
 mod mutex;
 #[path = "../examples/run_until_lost.rs"]
@@ -22,6 +24,9 @@ mod run_until_lost;
 mod rw_lock;
 #[path = "../examples/semaphore.rs"]
 mod semaphore;
+
+#[path = "../examples/service_discovery.rs"]
+mod service_discovery;
 
 #[tokio::test]
 async fn every_async_example_does_what_it_says() {
@@ -39,6 +44,16 @@ async fn every_async_example_does_what_it_says() {
 fn the_blocking_example_does_what_it_says() {
     let cell = DevCell::start(None).expect("a cell");
     blocking::run(cell.client_config()).expect("blocking");
+}
+
+#[test]
+fn leaders_are_elected() {
+    leader_election::main().expect("it ends well");
+}
+
+#[test]
+fn services_are_discovered() {
+    service_discovery::main().expect("it ends well");
 }
 
 #[test]

@@ -158,7 +158,12 @@ async fn dropping_the_last_handle_closes_the_session() {
 async fn sessions_over_one_connection_are_strangers_to_each_other() {
     let cell = DevCell::start(None).expect("a cell");
     let a = connect(&cell).await;
-    let b = a.session().label("second").open().await.expect("open");
+    let b = a
+        .session()
+        .description("second")
+        .open()
+        .await
+        .expect("open");
     assert_ne!(a.session_id(), b.session_id());
     let guard = a.lock("orders/42").acquire().await.expect("free");
     let taken = b.lock("orders/42").wait(Wait::Try).acquire().await;

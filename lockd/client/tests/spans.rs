@@ -69,7 +69,7 @@ async fn spans_say_what_was_waited_for_and_what_came_of_it() {
     let client = Client::builder()
         .config_file(cell.client_config())
         .expect("the cell's own configuration")
-        .label("spanned")
+        .description("spanned")
         .background(Background::CallersRuntime)
         .connect()
         .await
@@ -99,7 +99,7 @@ async fn spans_say_what_was_waited_for_and_what_came_of_it() {
 
     assert_eq!(spans.named("connect")[0]["outcome"], "connected");
     let sessions = spans.named("session");
-    assert_eq!(sessions[0]["label"], "spanned");
+    assert_eq!(sessions[0]["description"], "spanned");
     assert_eq!(sessions[0]["outcome"], "open");
     let acquired = spans.named("acquire");
     assert_eq!(acquired[0]["locks"], "orders/42");

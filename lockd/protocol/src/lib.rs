@@ -24,5 +24,6 @@ pub mod ticket;
 pub mod types;
 
 pub use types::{
-    CellId, InvalidName, LockName, Millis, Mode, NodeId, Nonce, Sequence, SessionId, Token,
+    CellId, EventNumber, InvalidName, LockName, Millis, Mode, NodeId, Nonce, Sequence, SessionId,
+    Token,
 };

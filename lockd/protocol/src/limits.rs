@@ -1,7 +1,7 @@
 //! Every bound of the protocol, as a named constant with its unit.
 
 /// Version of the client protocol that this crate speaks.
-pub const CLIENT_PROTOCOL_VERSION: u16 = 2;
+pub const CLIENT_PROTOCOL_VERSION: u16 = 3;
 
 /// Version of what the nodes of a cell say to each other.
 pub const PEER_PROTOCOL_VERSION: u16 = 2;
@@ -21,8 +21,20 @@ pub const FRAME_PREFIX_BYTES: usize = 4;
 /// Longest lock name, bytes of UTF-8.
 pub const LOCK_NAME_BYTES_MAX: usize = 256;
 
-/// Longest free text (a session's label, the reason of a break), bytes of UTF-8.
+/// Longest free text (a session's description, the reason of a break), bytes of UTF-8.
 pub const TEXT_BYTES_MAX: usize = 256;
+
+/// Most labels of a session.
+pub const LABELS_MAX: usize = 16;
+
+/// Longest key of a label, bytes.
+pub const LABEL_KEY_BYTES_MAX: usize = 63;
+
+/// Longest value of a label, bytes of UTF-8.
+pub const LABEL_VALUE_BYTES_MAX: usize = 128;
+
+/// Keys and values of a session's labels together, bytes.
+pub const LABELS_BYTES_MAX: usize = 1024;
 
 /// Shortest session TTL, milliseconds.
 pub const TTL_MIN_MS: u64 = 500;
@@ -51,6 +63,12 @@ pub const SEMAPHORE_NAME_BYTES_MAX: usize = LOCK_NAME_BYTES_MAX - 8;
 /// Most often that an owner may hold one lock at the same time.
 pub const REENTRIES_MAX: u32 = 10_000;
 
+/// Longest metadata of a hold, bytes.
+pub const METADATA_BYTES_MAX: usize = 4096;
+
+/// Most watches of one connection.
+pub const WATCHES_PER_CONNECTION_MAX: usize = 1024;
+
 /// Longest time that a lock may stay closed after the session of its holder expired, ms.
 pub const LOCK_DELAY_MAX_MS: u64 = 60_000;
 
@@ -77,7 +95,10 @@ pub const TOKEN_COUNTER_BITS: u32 = 48;
 /// A client shortens its lease by twice this bound (both clocks may be off).
 pub const CLOCK_RATE_BOUND_PER_MILLE: u64 = 10;
 
-const _: () = assert!(WANTS_MAX * (LOCK_NAME_BYTES_MAX + 16) + TEXT_BYTES_MAX < FRAME_BYTES_MAX);
+const _: () = assert!(
+    WANTS_MAX * (LOCK_NAME_BYTES_MAX + 16) + TEXT_BYTES_MAX + METADATA_BYTES_MAX < FRAME_BYTES_MAX
+);
+const _: () = assert!(METADATA_BYTES_MAX + LOCK_NAME_BYTES_MAX + 1024 < FRAME_BYTES_MAX);
 const _: () = assert!(WANTS_MAX * (TICKET_TEXT_BYTES_MAX + 32) < FRAME_BYTES_MAX);
 const _: () =
     assert!(CIRCLE_TOLD_MAX * (LOCK_NAME_BYTES_MAX + TEXT_BYTES_MAX + 32) < FRAME_BYTES_MAX);

@@ -45,6 +45,12 @@ pub enum Planted {
     AdmitBeforeDrained,
     /// Gateway: after the database lost its memory, the cell is not asked.
     NoReseed,
+    /// State: metadata is changed whatever version of it the holder expects.
+    MetadataOfAnyVersion,
+    /// Node: a watch that is resumed goes on with what happens next.
+    WatchSkipsAfterReconnect,
+    /// Node: a watch is not told that something cannot be told any more.
+    GapUntold,
     /// Client: the lease of a new session counts from the answer to Open.
     LeaseFromOpened,
     /// Node: a renewal restarts its session's timer when it is answered, not when it comes.
@@ -58,11 +64,16 @@ pub enum Planted {
     ExpiryOfAnyLeadership,
     /// Node: a question is answered without waiting for a confirmation.
     AnsweredUnconfirmed,
+    /// Node: a session that the log calls silent is renewed, and the log goes on calling it so.
+    SilentRenewed,
+    /// Node: who is silent is not noted in the log. It breaks nothing but that leaders which change
+    /// all the time keep dead sessions; with it there is less to model.
+    SilenceNotNoted,
 }
 
 impl Planted {
     /// The bugs that the simulator of the whole system finds.
-    pub const ALL: [Planted; 18] = [
+    pub const ALL: [Planted; 21] = [
         Planted::RetryExecutedTwice,
         Planted::DedupEvicted,
         Planted::ReleaseWithoutToken,
@@ -81,6 +92,9 @@ impl Planted {
         Planted::MemoryOnly,
         Planted::AdmitBeforeDrained,
         Planted::NoReseed,
+        Planted::MetadataOfAnyVersion,
+        Planted::WatchSkipsAfterReconnect,
+        Planted::GapUntold,
     ];
 
     /// The others, for which so much has to come together that only the model check of the leases

@@ -56,6 +56,17 @@ impl Role {
         roles.next().is_none().then_some(role)
     }
 
+    /// The name by which the cell knows whoever shows this certificate: what sessions belong to.
+    /// No two roles have the same.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        match self {
+            Role::Node(id) => format!("node:{id}"),
+            Role::Client(name) => name.clone(),
+            Role::Operator(name) => format!("operator:{name}"),
+        }
+    }
+
     fn from_dns_name(name: &str) -> Option<Role> {
         if let Some(id) = name.strip_suffix(NODE_SUFFIX) {
             return id.parse().ok().map(|id| Role::Node(NodeId(id)));
@@ -95,6 +106,13 @@ mod tests {
                 Some(role)
             );
         }
+    }
+
+    #[test]
+    fn no_client_has_the_identity_of_an_operator_or_a_node() {
+        assert_eq!(Role::Client("a".into()).identity(), "a");
+        assert_eq!(Role::Operator("a".into()).identity(), "operator:a");
+        assert!(!is_client_name("operator:a") && !is_client_name("node:1"));
     }
 
     #[test]

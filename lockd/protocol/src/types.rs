@@ -84,6 +84,26 @@ impl Sequence {
     }
 }
 
+/// Number of a change of who holds what: 1, 2, 3 ... over all locks of the cell.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Serialize, Deserialize,
+)]
+pub struct EventNumber(pub u64);
+
+impl EventNumber {
+    /// The number after this one.
+    #[must_use]
+    pub fn next(self) -> EventNumber {
+        EventNumber(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for EventNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A number that a client draws at random to open a session exactly once.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Nonce(pub u128);

@@ -1,4 +1,4 @@
-//! `lockd break`: takes a lock from its holder.
+//! `lockd break`: takes a lock from its holder. For operators.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use super::config::ConfigArgs;
 use super::exit::Failure;
 use super::{output, run_async};
 
-/// Takes a lock from its holder
+/// Takes a lock from its holder; only with an operator's identity
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The lock
@@ -30,7 +30,8 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let broken = run_async(async {
-        let client = args.config.client()?.label("lockd break").connect().await?;
+        let client = args.config.client()?.description("lockd break");
+        let client = client.connect().await?;
         let broken = client
             .break_lock(&args.name, &args.reason, args.now)
             .await

@@ -127,7 +127,9 @@ impl From<ConnectError> for Failure {
 impl From<AcquireError> for Failure {
     fn from(error: AcquireError) -> Failure {
         let code = match &error {
-            AcquireError::Name(_) | AcquireError::Invalid { .. } => USAGE,
+            AcquireError::Name(_) | AcquireError::Metadata(_) | AcquireError::Invalid { .. } => {
+                USAGE
+            }
             AcquireError::NotAvailable { .. }
             | AcquireError::TimedOut
             | AcquireError::Deadlock(_)

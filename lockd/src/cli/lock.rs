@@ -5,12 +5,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use lockd_client::protocol::LockName;
-use lockd_client::{Client, HeldLock, LockBuilder, LockGuard, Mode, ReleaseError, Wait};
+use lockd_client::{
+    Client, ClientBuilder, HeldLock, LockBuilder, LockGuard, Mode, ReleaseError, Wait,
+};
 use serde_json::{Value, json};
 
 use super::child::{Child, Signals};
 use super::config::ConfigArgs;
 use super::exit::{self, Failure};
+use super::labels::{self, Label};
 use super::run_async;
 use super::supervise::{Lease, OnLost, Outcome, supervise};
 use super::ticket_fd::TicketFd;
@@ -40,12 +43,18 @@ pub(super) struct Args {
     /// On whose behalf; of owners that wait for each other in a circle, the last is refused
     #[arg(long, value_name = "TEXT")]
     owner: Option<String>,
+    /// What others see on the lock as long as it is held: at most 4 KiB
+    #[arg(long, value_name = "TEXT")]
+    metadata: Option<String>,
     /// Do not wait if the lock is taken
     #[arg(long = "try", conflicts_with = "wait")]
     no_wait: bool,
     /// Wait at most this long, such as 5s or 2m; else until the lock is free
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
+    /// A label of the session, for `lockd sessions` and `lockd who`; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = labels::parse)]
+    labels: Vec<Label>,
     /// How long the lock outlives this process, should it die or be cut off
     #[arg(long, value_name = "TIME", default_value = "10s",
           value_parser = humantime::parse_duration)]
@@ -97,6 +106,10 @@ impl Args {
             false => client.all_of(wants),
         };
         let builder = builder.wait(self.wait());
+        let builder = match &self.metadata {
+            Some(text) => builder.metadata(text),
+            None => builder,
+        };
         match &self.owner {
             Some(owner) => builder.owner(owner),
             None => builder,
@@ -117,12 +130,10 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let lease = Lease::new(args.ttl, args.on_lost, args.grace)?;
     run_async(async {
         let mut signals = Signals::catch()?;
-        let connect = args
-            .config
-            .client()?
-            .ttl(args.ttl)
-            .label(label(&args.command))
-            .connect();
+        let client = args.config.client()?.ttl(args.ttl);
+        let client = client.description(description(&args.command));
+        let add = |client: ClientBuilder, (key, value): &Label| client.label(key, value);
+        let connect = args.labels.iter().fold(client, add).connect();
         let client = tokio::select! {
             client = connect => client?,
             signal = signals.next_but_child() => return Ok(interrupted(signal)),
@@ -222,7 +233,7 @@ fn grant_to_json(lock: &HeldLock, with_ticket: bool) -> Value {
     })
 }
 
-fn label(command: &[OsString]) -> String {
+fn description(command: &[OsString]) -> String {
     let command = command.first().map(|c| c.to_string_lossy());
     let command = command.unwrap_or_default();
     let short: String = command

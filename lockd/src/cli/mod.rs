@@ -2,7 +2,7 @@
 //!
 //! * `exit`: exit codes, and errors as one line on stderr.
 //! * `config`: finding `client.toml`, and connecting with it.
-//! * `output`: tables and JSON.
+//! * `output`: tables and JSON. `reading`: where a listing comes from. `labels`: of sessions.
 //! * `lock` runs a command under a lock: `child` starts it, `supervise` watches over it,
 //!   `terminal` gives it the terminal, `ticket_fd` hands its ticket over, `warden` ends what it
 //!   has started if this process is killed.
@@ -15,11 +15,13 @@ mod config;
 mod dev;
 mod exit;
 mod init;
+mod labels;
 mod lock;
 mod ls;
 mod man;
 mod member;
 mod output;
+mod reading;
 mod serve;
 mod sessions;
 mod status;
@@ -27,6 +29,7 @@ mod supervise;
 mod terminal;
 mod ticket_fd;
 mod warden;
+mod watch;
 mod who;
 
 use std::process::ExitCode;
@@ -54,6 +57,7 @@ enum Command {
     Member(member::Args),
     Ls(ls::Args),
     Who(who::Args),
+    Watch(watch::Args),
     Sessions(sessions::Args),
     Break(break_lock::Args),
     Completions(completions::Args),
@@ -99,6 +103,7 @@ fn run(command: Command) -> ExitCode {
         Command::Member(args) => member::run(args),
         Command::Ls(args) => ls::run(&args),
         Command::Who(args) => who::run(&args),
+        Command::Watch(args) => watch::run(&args),
         Command::Sessions(args) => sessions::run(&args),
         Command::Break(args) => break_lock::run(&args),
         Command::Completions(args) => completions::run(&args),

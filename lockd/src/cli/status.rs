@@ -21,6 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigArgs,
+    /// Do not mind if no node leads: it is enough that one answers
+    #[arg(long)]
+    stale: bool,
+    /// Ask this node only, as host:port
+    #[arg(long, value_name = "ADDR", requires = "stale")]
+    node: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -34,12 +40,21 @@ struct Node {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let config = args.config.load()?;
-    let nodes = run_async(async { Ok(survey(&config, PATIENCE).await) })?;
+    let nodes = run_async(async {
+        Ok(match &args.node {
+            Some(address) => ask_all(&config, std::slice::from_ref(address), PATIENCE).await,
+            None => survey(&config, PATIENCE).await,
+        })
+    })?;
     match args.json {
         true => output::print_json(&Value::Array(nodes.iter().map(to_json).collect()))?,
         false => output::print(&to_table(&nodes))?,
     }
-    verdict(nodes)
+    let answered = nodes.iter().any(|node| node.status.is_ok());
+    match args.stale && answered {
+        true => Ok(ExitCode::SUCCESS),
+        false => verdict(nodes),
+    }
 }
 
 /// What the members of the cell say, whom the configured nodes name; and what the configured ones

@@ -6,41 +6,65 @@ use lockd_client::Mode;
 use lockd_client::protocol::client::{HolderSummary, LockDetail};
 use serde_json::{Value, json};
 
-use super::config::ConfigArgs;
 use super::exit::{self, Failure};
 use super::output::{self, Table};
-use super::{ls, run_async};
+use super::reading::{self, ReadingArgs, age_to_text};
+use super::watch::metadata_to_json;
+use super::{labels, ls, run_async};
 
 /// Shows who holds a lock and who waits for it, in order
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The lock
     name: String,
+    /// At most so many holders and so many waiters; else all, page by page
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
     #[command(flatten)]
-    config: ConfigArgs,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    reading: ReadingArgs,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let detail = run_async(async {
-        let client = args.config.observer().await?;
-        Ok(client.who(&args.name).await?)
+    let (detail, as_of) = run_async(async {
+        let reader = args.reading.reader().await?;
+        let detail = reader.who(&args.name, args.limit).await?;
+        Ok((detail, reader.as_of().await))
     })?;
     let Some(detail) = detail else {
-        let message = format!("nobody holds or waits for {:?}", args.name);
+        let so_far = as_of.map_or_else(String::new, |stale| {
+            format!(
+                ", as far as node {} knows (slot {})",
+                stale.node, stale.applied
+            )
+        });
+        let message = format!("nobody holds or waits for {:?}{so_far}", args.name);
         return Err(Failure::new(exit::NOT_HELD, message));
     };
-    match args.json {
-        true => output::print_json(&to_json(&detail))?,
-        false => output::print(&to_text(&detail))?,
+    if args.reading.json {
+        let mut value = to_json(&detail);
+        if let (Value::Object(object), Some(stale)) = (&mut value, as_of) {
+            object.insert("stale".into(), reading::stale_to_json(stale));
+        }
+        output::print_json(&value)?;
+    } else {
+        output::print(&(to_text(&detail) + &reading::note(as_of)))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn to_text(detail: &LockDetail) -> String {
-    let mut table = Table::new(["", "SESSION", "LABEL", "OWNER", "MODE", "TOKEN"]);
+    let mut table = Table::new([
+        "",
+        "SESSION",
+        "IDENTITY",
+        "DESCRIPTION",
+        "LABELS",
+        "OWNER",
+        "FOR",
+        "MODE",
+        "TOKEN",
+        "METADATA",
+    ]);
     let mode = detail.summary.mode;
     for holder in &detail.holders {
         let mode = match mode {
@@ -51,22 +75,38 @@ fn to_text(detail: &LockDetail) -> String {
         table.row([
             "holder".to_owned(),
             holder.session.to_string(),
-            holder.label.clone(),
-            holder.owner.clone().unwrap_or_default(),
+            holder.identity.clone(),
+            holder.about.description.clone(),
+            labels::to_text(&holder.about.labels),
+            ls::text(holder.owner.as_ref()),
+            age_to_text(holder.age),
             mode,
             holder.token.to_string(),
+            holder
+                .metadata
+                .as_ref()
+                .map_or_else(String::new, |metadata| metadata.value.to_text()),
         ]);
     }
     for (at, waiter) in detail.waiters.iter().enumerate() {
         table.row([
             format!("waiter {}", at + 1),
             waiter.session.to_string(),
-            waiter.label.clone(),
-            waiter.owner.clone().unwrap_or_default(),
+            waiter.identity.clone(),
+            waiter.about.description.clone(),
+            labels::to_text(&waiter.about.labels),
+            ls::text(waiter.owner.as_ref()),
+            age_to_text(waiter.age),
             waiter.mode.to_string(),
         ]);
     }
     let mut text = table.render();
+    if detail.more_holders || detail.more_waiters {
+        let (holders, waiters) = (detail.summary.holders, detail.summary.waiters);
+        text.push_str(&format!(
+            "there are more: {holders} holders and {waiters} waiters in all\n"
+        ));
+    }
     for holder in &detail.holders {
         if let Some(reason) = &holder.breaking {
             let session = holder.session;
@@ -90,12 +130,15 @@ fn to_json(detail: &LockDetail) -> Value {
         .iter()
         .map(|waiter| {
             json!({
-                "session": waiter.session.to_string(),
-                "label": waiter.label,
-                "owner": waiter.owner,
-                "mode": waiter.mode.to_string(),
-                "locks": waiter.locks,
-            })
+                    "session": waiter.session.to_string(),
+                    "identity": waiter.identity,
+            "description": waiter.about.description,
+            "labels": waiter.about.labels,
+                    "owner": waiter.owner,
+                    "waited": reading::age_to_json(waiter.age),
+                    "mode": waiter.mode.to_string(),
+                    "locks": waiter.locks,
+                })
         })
         .collect();
     if let Value::Object(object) = &mut value {
@@ -109,11 +152,15 @@ fn to_json(detail: &LockDetail) -> Value {
 fn holder_to_json(holder: &HolderSummary) -> Value {
     json!({
         "session": holder.session.to_string(),
-        "label": holder.label,
+        "identity": holder.identity,
+        "description": holder.about.description,
+        "labels": holder.about.labels,
         "owner": holder.owner,
+        "held": reading::age_to_json(holder.age),
         "token": holder.token.to_string(),
         "slot": holder.slot,
         "times": holder.times,
         "breaking": holder.breaking,
+        "metadata": holder.metadata.as_ref().map(metadata_to_json),
     })
 }

@@ -14,14 +14,14 @@ use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::Notify;
 use tokio::task::{JoinSet, spawn_local};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::acquaintance::Refusal;
 use super::core::clients::ConnectionId;
 use super::peers::is_of_tls;
 use super::shell::Shell;
 use super::{clock, tls, transport};
-use crate::limits::{CLIENT_CONNECTIONS_MAX, HANDSHAKE_TIMEOUT};
+use crate::limits::{CLIENT_CONNECTIONS_MAX, FRAMES_PER_TURN_MAX, HANDSHAKE_TIMEOUT};
 
 /// Accepts connections for as long as the endpoint lives.
 pub(super) async fn accept_connections(shell: Rc<Shell>, endpoint: Endpoint) {
@@ -48,11 +48,21 @@ async fn serve_connection(shell: Rc<Shell>, incoming: Incoming) {
     let speaks = |alpn: &[u8]| protocol.as_deref() == Some(alpn);
     match role_of(&connection) {
         Some(Role::Node(peer)) if speaks(PEER_ALPN) => {
+            connection.set_receive_window(transport::PEER_WINDOW);
             hear_peer(&shell, &connection, peer, true).await;
         }
         Some(role @ (Role::Client(_) | Role::Operator(_))) if speaks(CLIENT_ALPN) => {
             if shell.core().client_count() >= CLIENT_CONNECTIONS_MAX {
                 return connection.close(transport::CLOSE_TOO_MANY, b"too many connections");
+            }
+            let most = shell.core().has_all_connections(&role);
+            if let Some(most) = most {
+                let reason = format!(
+                    "identity {:?} has {most} connections to this node, the most it may have: \
+                     close some, or raise `connections_per_identity` in [quota] of the nodes",
+                    role.identity()
+                );
+                return connection.close(transport::CLOSE_TOO_MANY, reason.as_bytes());
             }
             serve_client(&shell, &connection, role).await;
         }
@@ -178,7 +188,7 @@ async fn serve_client(shell: &Rc<Shell>, connection: &Connection, role: Role) {
     let Ok(Ok((send, receive))) = timeout(HANDSHAKE_TIMEOUT, connection.accept_bi()).await else {
         return connection.close(transport::CLOSE_BAD_BYTES, b"no stream was opened");
     };
-    let (id, notify) = shell.join(role);
+    let (id, notify) = shell.join(&role, connection.remote_address());
     spawn_local(write_frames(
         shell.clone(),
         connection.clone(),
@@ -201,8 +211,8 @@ async fn read_frames(
     let mut decoder = Decoder::default();
     while let Ok(Some(chunk)) = stream.read_chunk(transport::READ_BYTES, true).await {
         decoder.feed(&chunk.bytes);
-        let now = clock::now();
-        loop {
+        let mut now = clock::now();
+        for number in 1u32.. {
             match decoder.next::<ClientFrame>() {
                 Ok(Some(frame)) => shell.core().client_frame(now, id, frame),
                 Ok(None) => break,
@@ -215,8 +225,19 @@ async fn read_frames(
                     return;
                 }
             }
+            // What has been read already of one connection must not keep the others waiting.
+            if number % FRAMES_PER_TURN_MAX == 0 {
+                shell.wake();
+                tokio::task::yield_now().await;
+                now = clock::now();
+            }
         }
         shell.wake();
+        let pause = shell.core().take_pause(id);
+        match pause.is_zero() {
+            true => tokio::task::yield_now().await,
+            false => sleep(pause).await,
+        }
     }
 }
 
@@ -236,6 +257,9 @@ async fn write_frames(
         };
         if stream.write_all(&outgoing.bytes).await.is_err() {
             return connection.close(transport::CLOSE_DISMISSED, b"");
+        }
+        if outgoing.more {
+            shell.wake();
         }
         if outgoing.close {
             let _ = stream.finish();

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread;
+use std::time::Instant;
 
 use paxos::store::{FileStore, Files, LogStore as _, StoreError};
 use paxos::{Membership, Slot, SnapshotMeta};
@@ -52,8 +53,18 @@ fn work(store: &FileStore, inbox: &Receiver<Compact>, stopped: &Receiver<()>, re
                 Ok(())
             }
         };
+        let begun = Instant::now();
         let done = match compact(store, order, &mut pace) {
-            Ok(meta) => Done::SnapshotTaken(meta),
+            Ok(meta) => {
+                let took_ms = begun.elapsed().as_millis() as u64;
+                tracing::info!(
+                    slot = meta.slot.0,
+                    bytes = meta.bytes,
+                    took_ms,
+                    "made a snapshot"
+                );
+                Done::SnapshotTaken(meta)
+            }
             Err(Stop::Asked) => return,
             Err(Stop::Damaged(slot)) => {
                 tracing::warn!(slot = slot.0, "an entry of the log is damaged");

@@ -8,6 +8,7 @@ use lockd_protocol::{CellId, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::core::compaction::CompactionBounds;
+use super::core::quota::Quotas;
 use super::core::scrubbing::ScrubRate;
 use crate::limits::{
     CONFIGURED_MEMBERS_MAX, SCRUB_BYTES_PER_SECOND_MIN, SCRUB_EVERY, SCRUB_EVERY_MAX,
@@ -40,6 +41,9 @@ pub struct NodeConfig {
     /// How often, and how fast, the node reads its store again to find damage.
     #[serde(default, skip_serializing_if = "ScrubConfig::is_default")]
     pub scrub: ScrubConfig,
+    /// What one client may take at most.
+    #[serde(default, skip_serializing_if = "Quotas::is_default")]
+    pub quota: Quotas,
 }
 
 /// After how much log a node makes a snapshot, if that is also longer than the snapshot before.
@@ -180,6 +184,7 @@ impl NodeConfig {
             member,
             snapshot: SnapshotConfig::default(),
             scrub: ScrubConfig::default(),
+            quota: Quotas::default(),
         }
     }
 
@@ -241,6 +246,7 @@ impl NodeConfig {
             ));
         }
         self.scrub.check().map_err(|message| ("scrub", message))?;
+        self.quota.check().map_err(|message| ("quota", message))?;
         if !ids.contains(&self.node) {
             return Err(("node", format!("there is no member with id {}", self.node)));
         }
@@ -325,6 +331,10 @@ mod tests {
             (
                 text(1, &[1]) + "[scrub]\nbytes_per_second = 0\n",
                 "`bytes_per_second` must be at least 65536",
+            ),
+            (
+                text(1, &[1]) + "[quota]\nwaiters_per_lock = 0\n",
+                "`quota`: `waiters_per_lock` must be from 1 to",
             ),
             (text(1, &[1, 1, 3]), "two members have the same id"),
             (

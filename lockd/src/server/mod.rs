@@ -46,6 +46,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use compactor::Compactor;
 use config::{ConfigError, NodeConfig};
+use core::history::HistoryBounds;
 use core::{Core, Fatal, Settings};
 use peers::Links;
 use report::Reports;
@@ -203,6 +204,8 @@ fn make_core(config: &NodeConfig, store: &FileStore, signer: Signer) -> Result<C
         node: NodeId(config.node),
         signer,
         compaction: config.snapshot.bounds(),
+        quotas: config.quota.clone(),
+        history: HistoryBounds::default(),
     };
     let mut core = Core::new(settings, replica, replay, clock::now());
     let report = store.report();

@@ -88,12 +88,10 @@ impl Shell {
     }
 
     /// A client's connection, and what tells its writer that there is something to write.
-    pub(super) fn join(&self, role: Role) -> (ConnectionId, Rc<Notify>) {
-        let id = match role {
-            Role::Operator(name) => self.core().operator_joined(name),
-            Role::Client(name) => self.core().client_joined(name),
-            Role::Node(id) => self.core().client_joined(format!("node {id}")),
-        };
+    pub(super) fn join(&self, role: &Role, address: SocketAddr) -> (ConnectionId, Rc<Notify>) {
+        // IPv4 as such, although one socket may serve both.
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        let id = self.core().joined(role, address.to_string());
         let notify = Rc::new(Notify::new());
         self.writers.borrow_mut().insert(id, notify.clone());
         (id, notify)
@@ -149,6 +147,8 @@ impl Shell {
                 () = tokio::time::sleep_until(instant_of(due)) => {}
                 () = &mut shutdown => return Ok(()),
             }
+            // Turns that follow each other at once must not keep the readers waiting.
+            tokio::task::yield_now().await;
         }
     }
 

@@ -60,10 +60,22 @@ fn base_transport() -> TransportConfig {
     transport
 }
 
-/// Settings of connections that others dial.
+/// Bytes that QUIC keeps of one connection until the other side has acknowledged them.
+const SEND_WINDOW: u64 = 1 << 20;
+
+/// Bytes that a client may have under way before they are read. All connections share a socket: if
+/// a few that flood could fill its buffer, packets of the others and of peers would be lost.
+const CLIENT_WINDOW: VarInt = VarInt::from_u32(128 * 1024);
+
+/// The same for a peer, which does not flood.
+pub(super) const PEER_WINDOW: VarInt = VarInt::from_u32(16 << 20);
+
+/// Settings of connections that others dial; for peers the window is widened.
 fn server_transport() -> TransportConfig {
     let mut transport = base_transport();
     transport.max_concurrent_bidi_streams(VarInt::from_u32(1));
+    transport.send_window(SEND_WINDOW);
+    transport.receive_window(CLIENT_WINDOW);
     transport.max_concurrent_uni_streams(PEER_STREAMS);
     transport
 }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use lockd_protocol::client::{Acquire, Outcome, Refusal, Wait, Want, Wants};
+use lockd_protocol::client::{Acquire, Change, Metadata, Outcome, Refusal, Wait, Want, Wants};
 use lockd_protocol::limits::{
     ACQUISITIONS_PER_SESSION_MAX, LOCK_DELAY_MAX_MS, PERMITS_MAX, REENTRIES_MAX,
     SEMAPHORE_NAME_BYTES_MAX, WANTS_MAX,
 };
 use lockd_protocol::planted::{self, Planted};
-use lockd_protocol::{Millis, Mode, SessionId, Token};
+use lockd_protocol::{EventNumber, Millis, Mode, SessionId, Token};
 
 use super::lock::{Hold, More, Waiter};
 use super::session::Acquisition;
@@ -91,6 +91,7 @@ impl State {
         if matches!(want.mode, Mode::Permit { .. }) {
             return Ok(false);
         }
+        let version = self.next_event();
         let Some(lock) = self.locks.get_mut(&want.lock) else {
             return Ok(false);
         };
@@ -112,6 +113,11 @@ impl State {
         }
         hold.more_mut().reentries.push(waiter.sequence);
         hold.ticket |= waiter.acquire.ticket;
+        let metadata = metadata(&waiter.acquire, version);
+        let changed = metadata.is_some().then(|| {
+            hold.more_mut().metadata = metadata;
+            hold.clone()
+        });
         let (grant, token) = (hold.grant(), hold.token);
         let tickets = match waiter.acquire.ticket {
             true => vec![claim(&lock, hold)],
@@ -122,6 +128,9 @@ impl State {
             session.note_owner(Some(&owner.name), |owned| {
                 owned.held.insert(waiter.sequence);
             });
+        }
+        if let Some(hold) = changed {
+            self.note_change(Change::MetadataSet, &want.lock, &hold, effects);
         }
         effects.push(Effect::Reply {
             session: waiter.session,
@@ -178,6 +187,7 @@ impl State {
         let mut held = Vec::with_capacity(wants.len());
         let (mut grants, mut tickets) = (Vec::with_capacity(wants.len()), Vec::new());
         for (n, want) in wants.iter().enumerate() {
+            let version = self.next_event();
             let lock = self.locks.entry(want.lock.clone()).or_default();
             let slot = match want.mode {
                 Mode::Permit { .. } => lock.free_slot(),
@@ -191,14 +201,16 @@ impl State {
                 slot,
                 want: (first_want + n) as u32,
                 ticket: acquire.ticket,
-                more: more(acquire),
+                more: more(acquire, version),
             };
             held.push((want.lock.clone(), hold.token));
             grants.push(hold.grant());
             if acquire.ticket {
                 tickets.push(claim(&want.lock, &hold));
             }
+            let told = hold.holder(&want.lock);
             lock.holds.push(hold);
+            self.tell_change(Change::Granted, told, effects);
         }
         // A session leaves every queue before it ends, so whoever is granted to is alive.
         if let Some(session) = self.sessions.get_mut(id) {
@@ -252,7 +264,7 @@ impl State {
         self.waiters.insert(place, waiter);
         if let Some(circle) = self.circle(place) {
             let refused = Outcome::Refused(Refusal::Deadlock(circle));
-            self.quit_and_settle(id, sequence, &refused, effects);
+            self.quit_and_settle(id, sequence, &refused, Change::Released, effects);
             return Err(refused);
         }
         effects.push(reply(id, sequence, self.queued(place)));
@@ -288,12 +300,23 @@ pub(super) fn acquisition(mut held: Vec<(super::LockName, Token)>) -> Acquisitio
     }
 }
 
-fn more(acquire: &Acquire) -> Option<Box<More>> {
-    let plain = acquire.owner.is_none() && acquire.delay == Millis(0);
+/// What an acquisition puts on a grant by the event of this number, if anything.
+fn metadata(acquire: &Acquire, version: EventNumber) -> Option<Metadata> {
+    let value = &acquire.metadata;
+    (!value.as_bytes().is_empty()).then(|| Metadata {
+        version,
+        value: value.clone(),
+    })
+}
+
+fn more(acquire: &Acquire, version: EventNumber) -> Option<Box<More>> {
+    let metadata = metadata(acquire, version);
+    let plain = acquire.owner.is_none() && acquire.delay == Millis(0) && metadata.is_none();
     (!plain).then(|| {
         Box::new(More {
             owner: acquire.owner.as_ref().map(|owner| owner.name.clone()),
             delay: acquire.delay,
+            metadata,
             ..More::default()
         })
     })

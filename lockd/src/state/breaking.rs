@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use lockd_protocol::client::{Outcome, Refusal};
+use lockd_protocol::client::{Change, Outcome, Refusal};
 use lockd_protocol::limits::BROKEN_HOLDERS_TOLD_MAX;
 use lockd_protocol::{LockName, Sequence, SessionId, Token};
 
@@ -106,7 +106,8 @@ impl State {
         };
         let mut freed = BTreeSet::new();
         for acquire in acquisitions {
-            self.quit(session, acquire, &Outcome::Over, &mut freed);
+            let over = &Outcome::Over;
+            self.quit(session, acquire, over, Change::Broken, &mut freed, effects);
         }
         self.settle(freed, effects);
     }

@@ -1,6 +1,6 @@
 //! What the log holds: batches of commands, one batch per entry.
 
-use lockd_protocol::client::Operation;
+use lockd_protocol::client::{About, Operation, Refusal};
 use lockd_protocol::{LockName, Millis, Nonce, Sequence, SessionId, Token};
 use paxos::Ballot;
 use serde::{Deserialize, Serialize};
@@ -14,8 +14,10 @@ pub enum Command {
         nonce: Nonce,
         /// The session's TTL.
         ttl: Millis,
-        /// Who it is, in its own words.
-        label: String,
+        /// Who opens it, as the certificate says: whom the session belongs to.
+        identity: String,
+        /// What it says of itself.
+        about: About,
     },
     /// A client's request.
     Request {
@@ -27,6 +29,18 @@ pub enum Command {
         acknowledged: Sequence,
         /// What to do.
         operation: Operation,
+    },
+    /// A client's request that the leader refuses by its own configuration. It goes through the log
+    /// because an earlier copy may be in it: then that one's answer is repeated.
+    Refuse {
+        /// On whose behalf.
+        session: SessionId,
+        /// Its number in the session.
+        sequence: Sequence,
+        /// Answers up to this number may be forgotten.
+        acknowledged: Sequence,
+        /// Why.
+        refusal: Refusal,
     },
     /// The leader's clock says that the session was not renewed for its TTL.
     Expire {
@@ -63,6 +77,23 @@ pub enum Command {
         /// Who decided so.
         leadership: Ballot,
     },
+    /// The leader's clock says that the session has been silent for so long: a later leadership
+    /// counts from there.
+    Silent {
+        /// Which session.
+        session: SessionId,
+        /// For how long, over all leaderships since it was last heard.
+        spent: Millis,
+        /// Who decided so.
+        leadership: Ballot,
+    },
+    /// A session that the log calls silent was heard again.
+    Heard {
+        /// Which session.
+        session: SessionId,
+        /// Who heard it.
+        leadership: Ballot,
+    },
 }
 
 /// Commands that go into the log as one entry.
@@ -92,6 +123,11 @@ impl Batch {
             // Writing to memory fails only for a type that cannot be encoded, which no command is.
             self.bytes.truncate(start);
         }
+    }
+
+    /// Adds an encoded command.
+    pub fn append(&mut self, encoded: &[u8]) {
+        self.bytes.extend_from_slice(encoded);
     }
 
     /// The payload of a log entry; the batch is empty afterwards.

@@ -2,8 +2,10 @@
 
 use std::ops::Bound;
 
+use lockd_protocol::client::about::has_labels;
 use lockd_protocol::client::{
-    Answer, HolderSummary, LockDetail, LockSummary, SessionSummary, WaiterSummary,
+    About, Age, Answer, HolderSummary, Labels, LockDetail, LockSummary, SessionSummary,
+    WaiterSummary,
 };
 use lockd_protocol::limits::{FRAME_BYTES_MAX, PAGE_ITEMS_MAX};
 use lockd_protocol::{LockName, Millis, Mode, Sequence, SessionId, Token};
@@ -11,12 +13,47 @@ use lockd_protocol::{LockName, Millis, Mode, Sequence, SessionId, Token};
 use super::lock::{Hold, Lock, Waiter};
 use super::session::Session;
 use super::{Effect, State};
+use crate::limits::SESSIONS_SCANNED_MAX;
 
 /// Bytes of one page: two of them fit a frame, with room left for what is around them.
-const PAGE_BYTES: usize = FRAME_BYTES_MAX / 2 - 4096;
+pub(super) const PAGE_BYTES: usize = FRAME_BYTES_MAX / 2 - 4096;
 
 /// Bytes of an item's numbers, roughly but never less.
-const ITEM_BYTES: usize = 64;
+pub(super) const ITEM_BYTES: usize = 64;
+
+/// What a leader knows beside the state.
+pub trait Observed {
+    /// For how long the grant with this token has been held.
+    fn held(&self, token: Token) -> Option<Age>;
+    /// For how long whoever has this place has waited.
+    fn waited(&self, place: u64) -> Option<Age>;
+    /// Where the client of a session is.
+    fn address(&self, session: SessionId) -> Option<String>;
+    /// What is left of a session's TTL.
+    fn ttl_left(&self, session: SessionId) -> Option<Millis>;
+}
+
+/// Nothing is known beside the state: what a node that does not lead can tell.
+#[derive(Clone, Copy, Debug)]
+pub struct Unobserved;
+
+impl Observed for Unobserved {
+    fn held(&self, _: Token) -> Option<Age> {
+        None
+    }
+
+    fn waited(&self, _: u64) -> Option<Age> {
+        None
+    }
+
+    fn address(&self, _: SessionId) -> Option<String> {
+        None
+    }
+
+    fn ttl_left(&self, _: SessionId) -> Option<Millis> {
+        None
+    }
+}
 
 impl State {
     /// How many sessions there are.
@@ -35,6 +72,12 @@ impl State {
     #[must_use]
     pub fn last_token(&self) -> Token {
         self.last_token
+    }
+
+    /// The last place in queues given out.
+    #[must_use]
+    pub fn last_place(&self) -> u64 {
+        self.last_place
     }
 
     /// The TTL of a session, or `None` if there is no such session.
@@ -80,14 +123,24 @@ impl State {
 
     /// A page of the locks whose names begin with `prefix`.
     #[must_use]
-    pub fn list_locks(&self, prefix: &str, after: Option<&LockName>, limit: u32) -> Answer {
+    pub fn list_locks(
+        &self,
+        prefix: &str,
+        after: Option<&LockName>,
+        limit: u32,
+        observed: &impl Observed,
+    ) -> Answer {
         let from = match after {
             Some(name) if name.as_str() >= prefix => Bound::Excluded(name.as_str()),
             _ => Bound::Included(prefix),
         };
         let range = self.locks.range::<str, _>((from, Bound::Unbounded));
         let matching = range.take_while(|(name, _)| name.as_str().starts_with(prefix));
-        let items = matching.map(|(name, lock)| (name.as_str().len(), summarise(name, lock)));
+        let items = matching.map(|(name, lock)| {
+            let summary = self.summarise(name, lock, observed);
+            let identity = summary.identity.as_ref().map_or(0, String::len);
+            (name.as_str().len() + identity, summary)
+        });
         let (locks, more) = page(items, limit);
         Answer::Locks { locks, more }
     }
@@ -97,9 +150,9 @@ impl State {
     pub fn describe_lock(
         &self,
         name: &LockName,
-        skip_holders: u32,
-        skip_waiters: u32,
+        (skip_holders, skip_waiters): (u32, u32),
         limit: u32,
+        observed: &impl Observed,
     ) -> Option<LockDetail> {
         let closed = self.closed.get(name).map(|closed| closed.span);
         let nobody = Lock::default();
@@ -109,12 +162,16 @@ impl State {
             None => return None,
         };
         let holders = lock.holds.iter().skip(skip_holders as usize);
-        let (holders, more_holders) = page(holders.map(|hold| self.describe_hold(hold)), limit);
+        let holders = holders.map(|hold| self.describe_hold(hold, observed));
+        let (holders, more_holders) = page(holders, limit);
         let waiters = lock.queue.iter().skip(skip_waiters as usize);
-        let waiters = waiters.filter_map(|(place, mode)| self.describe_waiter(*place, *mode));
-        let (waiters, more_waiters) = page(waiters, limit);
+        let describe = |(place, mode): (&u64, &Mode)| {
+            let age = observed.waited(*place);
+            self.describe_waiter(*place, *mode, age)
+        };
+        let (waiters, more_waiters) = page(waiters.filter_map(describe), limit);
         Some(LockDetail {
-            summary: summarise(name, lock),
+            summary: self.summarise(name, lock, observed),
             closed,
             holders,
             more_holders,
@@ -123,69 +180,117 @@ impl State {
         })
     }
 
-    fn label(&self, session: SessionId) -> String {
+    /// Whose a session is, and what it says of itself.
+    fn who(&self, session: SessionId) -> (String, About) {
         let session = self.sessions.get(&session);
-        session.map_or_else(String::new, |session| session.label().to_owned())
+        session.map_or_else(Default::default, |session| {
+            (session.identity().to_string(), session.about().clone())
+        })
     }
 
-    fn describe_hold(&self, hold: &Hold) -> (usize, HolderSummary) {
+    fn describe_hold(&self, hold: &Hold, observed: &impl Observed) -> (usize, HolderSummary) {
+        let (identity, about) = self.who(hold.session);
         let summary = HolderSummary {
             session: hold.session,
-            label: self.label(hold.session),
+            identity,
+            about,
             owner: hold.owner().map(str::to_owned),
+            age: observed.held(hold.token),
             token: hold.token,
             slot: hold.slot,
             times: hold.times() as u32,
             breaking: hold.breaking().map(str::to_owned),
+            metadata: hold.metadata().cloned(),
         };
         let texts = [&summary.owner, &summary.breaking].into_iter().flatten();
-        let bytes = summary.label.len() + texts.map(String::len).sum::<usize>();
-        (bytes, summary)
+        let texts = texts.map(String::len).sum::<usize>() + summary.identity.len();
+        let bytes = summary.about.text_bytes() + texts;
+        (bytes + metadata_bytes(hold), summary)
     }
 
-    fn describe_waiter(&self, place: u64, mode: Mode) -> Option<(usize, WaiterSummary)> {
+    fn describe_waiter(
+        &self,
+        place: u64,
+        mode: Mode,
+        age: Option<Age>,
+    ) -> Option<(usize, WaiterSummary)> {
         let waiter = self.waiters.get(&place)?;
+        let (identity, about) = self.who(waiter.session);
         let summary = WaiterSummary {
             session: waiter.session,
-            label: self.label(waiter.session),
+            identity,
+            about,
             owner: waiter.owner().map(str::to_owned),
+            age,
             mode,
             locks: waiter.acquire.wants.each().len() as u32,
         };
         let owner = summary.owner.as_ref().map_or(0, String::len);
-        Some((summary.label.len() + owner, summary))
+        let bytes = summary.about.text_bytes() + summary.identity.len() + owner;
+        Some((bytes, summary))
     }
 
-    /// A page of the sessions; `ttl_left` tells what is left of each by the leader's clock.
+    /// A page of the sessions that have these labels. Of a great many that do not, only so many
+    /// are looked at; the page may then be empty, and not the last one.
     pub fn list_sessions(
         &self,
         after: Option<SessionId>,
+        labels: &Labels,
         limit: u32,
-        ttl_left: impl Fn(SessionId) -> Millis,
+        observed: &impl Observed,
     ) -> Answer {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let items = self
-            .sessions
-            .range((from, Bound::Unbounded))
-            .map(|(id, session)| {
-                let holds = session
-                    .acquisitions()
-                    .values()
-                    .filter(|acquisition| acquisition.place().is_none())
-                    .count();
-                let summary = SessionSummary {
-                    session: *id,
-                    label: session.label().to_owned(),
-                    ttl: session.ttl(),
-                    ttl_left: ttl_left(*id),
-                    holds: holds as u32,
-                    waits: (session.acquisitions().len() - holds) as u32,
-                };
-                (session.label().len(), summary)
-            });
-        let (sessions, more) = page(items, limit);
-        Answer::Sessions { sessions, more }
+        let range = self.sessions.range((from, Bound::Unbounded));
+        let scanned = range.clone().take(SESSIONS_SCANNED_MAX);
+        let matching = scanned
+            .filter(|(_, session)| has_labels(&session.about().labels, labels))
+            .map(|(id, session)| describe_session(*id, session, observed));
+        let (sessions, more) = page(matching, limit);
+        let next = match more {
+            true => sessions.last().map(|last| last.session),
+            false => {
+                let mut rest = range.skip(SESSIONS_SCANNED_MAX - 1).map(|(id, _)| *id);
+                let last = rest.next();
+                rest.next().and(last)
+            }
+        };
+        Answer::Sessions { sessions, next }
     }
+
+    fn summarise(&self, name: &LockName, lock: &Lock, observed: &impl Observed) -> LockSummary {
+        let (first, last) = (lock.holds.first(), lock.holds.last());
+        let identity = first.and_then(|hold| self.identity_of(hold.session));
+        LockSummary {
+            lock: name.clone(),
+            mode: first.map(|hold| hold.mode),
+            holders: lock.holds.len() as u32,
+            holder: first.map(|hold| hold.session),
+            identity: identity.map(str::to_owned),
+            held: first.and_then(|hold| observed.held(hold.token)),
+            token: last.map(|hold| hold.token),
+            waiters: lock.queue.len() as u32,
+        }
+    }
+}
+
+fn describe_session(
+    id: SessionId,
+    session: &Session,
+    observed: &impl Observed,
+) -> (usize, SessionSummary) {
+    let summary = SessionSummary {
+        session: id,
+        identity: session.identity().to_string(),
+        about: session.about().clone(),
+        address: observed.address(id),
+        ttl: session.ttl(),
+        ttl_left: observed.ttl_left(id),
+        holds: (session.acquisitions().len() - session.waits()) as u32,
+        waits: session.waits() as u32,
+    };
+    let address = summary.address.as_ref().map_or(0, String::len);
+    let bytes = summary.about.text_bytes() + summary.identity.len() + address;
+    (bytes, summary)
 }
 
 /// The first items that fit a page, and whether there are more. Each comes with its text's size.
@@ -203,14 +308,8 @@ fn page<T>(items: impl Iterator<Item = (usize, T)>, limit: u32) -> (Vec<T>, bool
     (taken, false)
 }
 
-fn summarise(name: &LockName, lock: &Lock) -> LockSummary {
-    let (first, last) = (lock.holds.first(), lock.holds.last());
-    LockSummary {
-        lock: name.clone(),
-        mode: first.map(|hold| hold.mode),
-        holders: lock.holds.len() as u32,
-        holder: first.map(|hold| hold.session),
-        token: last.map(|hold| hold.token),
-        waiters: lock.queue.len() as u32,
-    }
+/// What the metadata of a grant takes, bytes.
+pub(super) fn metadata_bytes(hold: &Hold) -> usize {
+    hold.metadata()
+        .map_or(0, |metadata| metadata.value.as_bytes().len())
 }

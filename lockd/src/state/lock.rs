@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use lockd_protocol::client::{Acquire, Grant, Wait};
+use lockd_protocol::client::{Acquire, Grant, Metadata, Wait};
 use lockd_protocol::{Millis, Mode, Sequence, SessionId, Token};
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +60,8 @@ pub(super) struct More {
     pub(super) breaking: Option<String>,
     /// How long the lock stays closed if the session expires.
     pub(super) delay: Millis,
+    /// What its holder has put on it.
+    pub(super) metadata: Option<Metadata>,
 }
 
 impl Hold {
@@ -87,6 +89,10 @@ impl Hold {
 
     pub(super) fn delay(&self) -> Millis {
         self.more.as_ref().map_or(Millis(0), |more| more.delay)
+    }
+
+    pub(super) fn metadata(&self) -> Option<&Metadata> {
+        self.more.as_ref()?.metadata.as_ref()
     }
 
     pub(super) fn more_mut(&mut self) -> &mut More {

@@ -7,41 +7,49 @@
 //! effect under another one.
 //!
 //! * [`command`]: what the log holds.
+//! * [`opening`]: how a session comes to be, and whose it is.
 //! * [`session`]: a session, its window of answers and its acquisitions.
 //! * [`lock`]: a lock, its holders and its queue.
 //! * [`acquire`]: from a request to a grant, or to a place in the queues.
 //! * [`settle`]: what ends a hold or a wait, and who is next.
+//! * [`events`]: changes of who holds what, their numbers, and metadata.
 //! * [`deadlock`]: waits that would never end.
 //! * [`breaking`]: taking a lock from its holders.
-//! * [`listing`]: the read side.
+//! * [`silence`]: who was not heard, for the next leadership.
+//! * [`listing`]: the read side; [`holders`]: that of watches.
 //! * [`snapshot`]: the whole state as bytes, and back.
 
 mod acquire;
 mod breaking;
 pub mod command;
 mod deadlock;
+mod events;
+pub mod holders;
 pub mod listing;
 mod lock;
+mod opening;
 mod session;
 mod settle;
+mod silence;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use lockd_protocol::client::{EndReason, Grant, Operation, Outcome, Refusal};
-use lockd_protocol::limits::{SESSION_WINDOW, TEXT_BYTES_MAX, TTL_MAX_MS, TTL_MIN_MS};
+use lockd_protocol::client::{EndReason, Event, Grant, Operation, Outcome, Refusal};
+use lockd_protocol::limits::{SESSION_WINDOW, TEXT_BYTES_MAX};
 use lockd_protocol::planted::{self, Planted};
-use lockd_protocol::{LockName, Millis, Mode, Nonce, Sequence, SessionId, Token};
+use lockd_protocol::{EventNumber, LockName, Millis, Mode, Nonce, Sequence, SessionId, Token};
 use paxos::Ballot;
 
-use crate::limits::SESSIONS_MAX;
 use command::Command;
 use lock::{Closed, Hold, Lock, Waiter};
 use session::{Acquisition, Replay, Session};
 
-/// What follows from an applied command. A leader acts on these; a follower ignores them.
+/// What follows from an applied command. A leader acts on these; a follower only remembers what
+/// has [`Changed`](Effect::Changed).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Answer to an attempt to open a session.
@@ -97,6 +105,11 @@ pub enum Effect {
         /// After this long it is to be reopened.
         span: Millis,
     },
+    /// The log does not call this session silent (any more): its renewals can be answered.
+    Heard {
+        /// Which session.
+        session: SessionId,
+    },
     /// A session ended, or was asked for and does not exist.
     Ended {
         /// Which session.
@@ -104,6 +117,8 @@ pub enum Effect {
         /// Why.
         reason: EndReason,
     },
+    /// Who holds what has changed.
+    Changed(Event),
 }
 
 /// What a ticket says of a grant.
@@ -122,13 +137,18 @@ pub struct Claim {
 pub struct State {
     sessions: BTreeMap<SessionId, Session>,
     nonces: BTreeMap<Nonce, SessionId>,
+    /// How many sessions each identity has.
+    identities: BTreeMap<Arc<str>, usize>,
     locks: BTreeMap<LockName, Lock>,
     /// Every acquisition that waits, by place.
     waiters: BTreeMap<u64, Waiter>,
     closed: BTreeMap<LockName, Closed>,
+    /// For how long at least they have been silent.
+    silent: BTreeMap<SessionId, Millis>,
     last_session: SessionId,
     last_token: Token,
     last_place: u64,
+    last_event: EventNumber,
     leadership: Option<Ballot>,
 }
 
@@ -141,8 +161,13 @@ impl State {
     /// Applies one decided command and appends what follows from it to `effects`.
     pub fn apply(&mut self, command: Command, effects: &mut Vec<Effect>) {
         match command {
-            Command::Open { nonce, ttl, label } => {
-                let result = self.open(nonce, ttl, label);
+            Command::Open {
+                nonce,
+                ttl,
+                identity,
+                about,
+            } => {
+                let result = self.open(nonce, ttl, &identity, about);
                 effects.push(Effect::Opened { nonce, result });
             }
             Command::Request {
@@ -151,7 +176,15 @@ impl State {
                 acknowledged,
                 operation,
             } => {
-                self.request(session, sequence, acknowledged, operation, effects);
+                self.request(session, sequence, acknowledged, Ok(operation), effects);
+            }
+            Command::Refuse {
+                session,
+                sequence,
+                acknowledged,
+                refusal,
+            } => {
+                self.request(session, sequence, acknowledged, Err(refusal), effects);
             }
             Command::Expire {
                 session,
@@ -190,36 +223,33 @@ impl State {
                     self.finish_break(&lock, token, effects);
                 }
             }
+            Command::Silent {
+                session,
+                spent,
+                leadership,
+            } => {
+                if self.leadership == Some(leadership) {
+                    self.note_silent(session, spent);
+                }
+            }
+            Command::Heard {
+                session,
+                leadership,
+            } => {
+                if self.leadership == Some(leadership) {
+                    self.note_heard(session, effects);
+                }
+            }
         }
     }
 
-    fn open(&mut self, nonce: Nonce, ttl: Millis, label: String) -> Result<SessionId, Refusal> {
-        if let Some(session) = self.nonces.get(&nonce) {
-            return Ok(*session);
-        }
-        if !(TTL_MIN_MS..=TTL_MAX_MS).contains(&ttl.0) {
-            return Err(Refusal::BadTtl {
-                min_ms: TTL_MIN_MS,
-                max_ms: TTL_MAX_MS,
-            });
-        }
-        check_text("the session's label", &label)?;
-        if self.sessions.len() >= SESSIONS_MAX {
-            return Err(Refusal::Busy);
-        }
-        self.last_session = SessionId(self.last_session.0 + 1);
-        self.nonces.insert(nonce, self.last_session);
-        self.sessions
-            .insert(self.last_session, Session::new(nonce, ttl, label));
-        Ok(self.last_session)
-    }
-
+    /// A request to be executed, or refused for this reason unless it was executed before.
     fn request(
         &mut self,
         id: SessionId,
         sequence: Sequence,
         acknowledged: Sequence,
-        operation: Operation,
+        operation: Result<Operation, Refusal>,
         effects: &mut Vec<Effect>,
     ) {
         let Some(session) = self.sessions.get_mut(&id) else {
@@ -240,7 +270,7 @@ impl State {
             }
             Replay::Answered(outcome) => {
                 let tickets = match (&outcome, &operation) {
-                    (Outcome::Downgraded, Operation::Downgrade { acquire, .. }) => {
+                    (Outcome::Downgraded, Ok(Operation::Downgrade { acquire, .. })) => {
                         self.claims(id, *acquire)
                     }
                     _ => Vec::new(),
@@ -262,7 +292,11 @@ impl State {
             effects.push(reply(id, sequence, Outcome::Refused(refusal)));
             return;
         }
-        if let Some(outcome) = self.execute(id, sequence, operation, effects) {
+        let outcome = match operation {
+            Ok(operation) => self.execute(id, sequence, operation, effects),
+            Err(refusal) => Some(Outcome::Refused(refusal)),
+        };
+        if let Some(outcome) = outcome {
             if let Some(session) = self.sessions.get_mut(&id) {
                 session.answer(sequence, outcome.clone());
             }
@@ -325,6 +359,12 @@ impl State {
                 reason,
                 at_once,
             } => Some(self.break_lock(&lock, reason, at_once, effects)),
+            Operation::SetMetadata {
+                acquire,
+                token,
+                expect,
+                value,
+            } => Some(self.set_metadata(id, acquire, token, expect, value, effects)),
             // The protocol's enum may grow: a node that does not know an operation must not
             // guess, and every node of one version decides alike.
             _ => Some(Outcome::Refused(Refusal::Busy)),

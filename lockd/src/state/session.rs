@@ -1,8 +1,9 @@
 //! A session: its acquisitions, and the window of answers that makes its requests exactly-once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use lockd_protocol::client::Outcome;
+use lockd_protocol::client::{About, Outcome};
 use lockd_protocol::limits::SESSION_WINDOW;
 use lockd_protocol::planted::{self, Planted};
 use lockd_protocol::{LockName, Millis, Nonce, Sequence, Token};
@@ -15,10 +16,13 @@ use lockd_protocol::{LockName, Millis, Nonce, Sequence, Token};
 pub(super) struct Session {
     nonce: Nonce,
     ttl: Millis,
-    label: String,
+    identity: Arc<str>,
+    about: About,
     floor: Sequence,
     answers: BTreeMap<Sequence, Outcome>,
     acquisitions: BTreeMap<Sequence, Acquisition>,
+    /// How many of them are waited for.
+    waits: usize,
     /// Those of its owners that hold or wait for anything.
     owners: BTreeMap<String, Owned>,
     /// How many of its locks are being taken from it.
@@ -82,14 +86,16 @@ pub(super) enum Replay {
 }
 
 impl Session {
-    pub(super) fn new(nonce: Nonce, ttl: Millis, label: String) -> Session {
+    pub(super) fn new(nonce: Nonce, ttl: Millis, identity: Arc<str>, about: About) -> Session {
         Session {
             nonce,
             ttl,
-            label,
+            identity,
+            about,
             floor: Sequence(0),
             answers: BTreeMap::new(),
             acquisitions: BTreeMap::new(),
+            waits: 0,
             owners: BTreeMap::new(),
             breaking: 0,
         }
@@ -103,8 +109,14 @@ impl Session {
         self.ttl
     }
 
-    pub(super) fn label(&self) -> &str {
-        &self.label
+    /// Whom it belongs to.
+    pub(super) fn identity(&self) -> &Arc<str> {
+        &self.identity
+    }
+
+    /// What it says of itself.
+    pub(super) fn about(&self) -> &About {
+        &self.about
     }
 
     /// The client has the answers up to this one.
@@ -119,6 +131,11 @@ impl Session {
     /// The highest number that a request may have.
     pub(super) fn window_end(&self) -> Sequence {
         Sequence(self.floor.0.saturating_add(SESSION_WINDOW))
+    }
+
+    /// How many of its acquisitions are waited for.
+    pub(super) fn waits(&self) -> usize {
+        self.waits
     }
 
     pub(super) fn acquisitions(&self) -> &BTreeMap<Sequence, Acquisition> {
@@ -191,12 +208,20 @@ impl Session {
 
     /// Notes an acquisition, or that it is no longer queued but held.
     pub(super) fn add(&mut self, acquire: Sequence, acquisition: Acquisition) {
-        self.acquisitions.insert(acquire, acquisition);
+        self.waits += usize::from(acquisition.place().is_some());
+        let before = self.acquisitions.insert(acquire, acquisition);
+        self.discount(before.as_ref());
+    }
+
+    fn discount(&mut self, gone: Option<&Acquisition>) {
+        let waited = gone.is_some_and(|gone| gone.place().is_some());
+        self.waits -= usize::from(waited);
     }
 
     /// An acquisition ends: a late copy of its request must not acquire again.
     pub(super) fn conclude(&mut self, acquire: Sequence, outcome: Outcome) -> Option<Acquisition> {
         let acquisition = self.acquisitions.remove(&acquire)?;
+        self.discount(Some(&acquisition));
         self.answer(acquire, outcome);
         Some(acquisition)
     }

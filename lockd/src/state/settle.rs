@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use lockd_protocol::client::{EndReason, Outcome, Refusal, Wants};
+use lockd_protocol::client::{Change, EndReason, Outcome, Refusal, Wants};
 use lockd_protocol::planted::{self, Planted};
 use lockd_protocol::{LockName, Mode, Sequence, SessionId, Token};
 
@@ -39,7 +39,7 @@ impl State {
         let Some(acquire) = held else {
             return Outcome::NotHeld;
         };
-        self.quit_and_settle(id, acquire, &Outcome::Over, effects);
+        self.quit_and_settle(id, acquire, &Outcome::Over, Change::Released, effects);
         Outcome::Released
     }
 
@@ -49,7 +49,9 @@ impl State {
         };
         match session.acquisitions().get(&acquire).map(Acquisition::place) {
             None => session.forbid(acquire),
-            Some(None) => self.quit_and_settle(id, acquire, &Outcome::Over, effects),
+            Some(None) => {
+                self.quit_and_settle(id, acquire, &Outcome::Over, Change::Released, effects);
+            }
             Some(Some(_)) => self.end_wait(id, acquire, Outcome::Cancelled, effects),
         }
     }
@@ -69,7 +71,7 @@ impl State {
         effects: &mut Vec<Effect>,
     ) {
         let mut freed = BTreeSet::new();
-        self.quit(id, acquire, &outcome, &mut freed);
+        self.quit(id, acquire, &outcome, Change::Released, &mut freed, effects);
         effects.push(reply(id, acquire, outcome));
         self.settle(freed, effects);
     }
@@ -100,11 +102,11 @@ impl State {
             .collect();
         let mut freed = BTreeSet::new();
         for (name, token) in held {
-            if let Some(lock) = self.locks.get_mut(&name)
-                && let Some(at) = lock.find(token)
-            {
-                lock.holds[at].mode = Mode::Shared;
-                lock.holds[at].ticket = ticket;
+            if let Some(hold) = self.hold_mut(&name, token) {
+                hold.mode = Mode::Shared;
+                hold.ticket = ticket;
+                let told = hold.holder(&name);
+                self.tell_change(Change::Downgraded, told, effects);
             }
             freed.insert(name);
         }
@@ -130,6 +132,10 @@ impl State {
             return;
         };
         let stays = planted::has(Planted::GrantToEndedSession);
+        let change = match reason {
+            EndReason::Expired => Change::Expired,
+            _ => Change::Released,
+        };
         let acquisitions: Vec<Sequence> = session
             .acquisitions()
             .iter()
@@ -141,10 +147,12 @@ impl State {
             if reason == EndReason::Expired {
                 self.close_for_a_while(id, acquire, effects);
             }
-            self.quit(id, acquire, &Outcome::Over, &mut freed);
+            self.quit(id, acquire, &Outcome::Over, change, &mut freed, effects);
         }
         if let Some(session) = self.sessions.remove(&id) {
             self.nonces.remove(&session.nonce());
+            self.discount_identity(session.identity());
+            self.silent.remove(&id);
         }
         // It is in no queue any more, so nothing is granted to it.
         self.settle(freed, effects);
@@ -187,20 +195,24 @@ impl State {
         id: SessionId,
         acquire: Sequence,
         outcome: &Outcome,
+        change: Change,
         effects: &mut Vec<Effect>,
     ) {
         let mut freed = BTreeSet::new();
-        self.quit(id, acquire, outcome, &mut freed);
+        self.quit(id, acquire, outcome, change, &mut freed, effects);
         self.settle(freed, effects);
     }
 
-    /// An acquisition ends, held or not. The locks that it leaves are added to `freed`.
+    /// An acquisition ends, held or not; `change` says how what was held did. The locks that it
+    /// leaves are added to `freed`.
     pub(super) fn quit(
         &mut self,
         id: SessionId,
         acquire: Sequence,
         outcome: &Outcome,
+        change: Change,
         freed: &mut BTreeSet<LockName>,
+        effects: &mut Vec<Effect>,
     ) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
@@ -234,6 +246,7 @@ impl State {
             if !lock.holds[at].leave(acquire) {
                 let hold = lock.holds.remove(at);
                 session.breaking -= u32::from(hold.breaking().is_some());
+                self.note_change(change, name, &hold, effects);
                 freed.insert(name.clone());
             }
         }

@@ -1,10 +1,11 @@
 //! The whole state as bytes, and back.
 //!
 //! A snapshot is a short head and then items, one after the other in a fixed order: the counters,
-//! every session with its answers, every hold, everybody who waits, every lock that is closed for a
-//! while, and an end that counts them. What a session acquired and who stands in a lock's queue is
-//! not written: the holds and the waiters say it. So the bytes of a state are always the same, and
-//! [`State::digest`] over them tells whether two replicas agree.
+//! every session with its answers, every hold, everybody who waits, every lock that is closed for
+//! a while, every session that is called silent, and an end that counts them. What a session
+//! acquired and who stands in a lock's queue is not written: the holds and the waiters say it. So
+//! the bytes of a state are always the same, and [`State::digest`] over them tells whether two
+//! replicas agree.
 //!
 //! Neither side ever holds more than a chunk beside the state: [`State::encode`] yields chunks,
 //! [`Decoder::feed`] takes chunks, however they are cut. The decoder believes nothing: no length
@@ -17,8 +18,8 @@ mod tests;
 
 use std::borrow::Cow;
 
-use lockd_protocol::client::Outcome;
-use lockd_protocol::{LockName, Millis, Nonce, Sequence, SessionId, Token};
+use lockd_protocol::client::{About, Outcome};
+use lockd_protocol::{EventNumber, LockName, Millis, Nonce, Sequence, SessionId, Token};
 use paxos::Ballot;
 use ring::digest;
 use serde::{Deserialize, Serialize};
@@ -33,7 +34,7 @@ pub use decode::{Decoder, SnapshotError};
 const MAGIC: [u8; 7] = *b"lkstate";
 
 /// The version that this program writes, and the only one that it reads.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// Bytes of a chunk at most, before its last item.
 const CHUNK_BYTES: usize = 32 * 1024;
@@ -49,6 +50,7 @@ enum Item<'a> {
         last_session: SessionId,
         last_token: Token,
         last_place: u64,
+        last_event: EventNumber,
         leadership: Option<Ballot>,
     },
     /// A session, in order of ids.
@@ -56,7 +58,8 @@ enum Item<'a> {
         id: SessionId,
         nonce: Nonce,
         ttl: Millis,
-        label: &'a str,
+        identity: &'a str,
+        about: Cow<'a, About>,
         floor: Sequence,
     },
     /// An answer of the session before, in order of sequence.
@@ -72,6 +75,8 @@ enum Item<'a> {
     Closed { lock: LockName, closed: Closed },
     /// The last one: how many there were before it.
     End { items: u64 },
+    /// A session that the log calls silent, in order of ids: behind the closed locks.
+    Silent { session: SessionId, spent: Millis },
 }
 
 impl State {
@@ -116,6 +121,7 @@ impl State {
             last_session: self.last_session,
             last_token: self.last_token,
             last_place: self.last_place,
+            last_event: self.last_event,
             leadership: self.leadership,
         };
         let sessions = self.sessions.iter();
@@ -133,11 +139,16 @@ impl State {
             lock: lock.clone(),
             closed: *closed,
         });
+        let silent = self.silent.iter().map(|(session, spent)| Item::Silent {
+            session: *session,
+            spent: *spent,
+        });
         std::iter::once(counters)
             .chain(sessions.flat_map(|(id, session)| session_items(*id, session)))
             .chain(holds)
             .chain(waiters)
             .chain(closed)
+            .chain(silent)
     }
 }
 
@@ -146,7 +157,8 @@ fn session_items(id: SessionId, session: &Session) -> impl Iterator<Item = Item<
         id,
         nonce: session.nonce(),
         ttl: session.ttl(),
-        label: session.label(),
+        identity: session.identity(),
+        about: Cow::Borrowed(session.about()),
         floor: session.floor(),
     };
     let answers = session.answers().iter();

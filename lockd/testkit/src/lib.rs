@@ -217,8 +217,8 @@ impl TestCell {
             spawn: self.wires.spawn(),
         };
         let builder = Client::builder().config(self.config.clone());
-        let label = format!("client {number}");
-        let client = settings(builder.label(label))
+        let description = format!("client {number}");
+        let client = settings(builder.description(description))
             .edges(edges)
             .connect()
             .await?;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use lockd::server::core::clients::ConnectionId;
 use lockd::server::core::compaction::CompactionBounds;
+use lockd::server::core::history::HistoryBounds;
+use lockd::server::core::quota::Quotas;
 use lockd::server::core::replay::Replay;
 use lockd::server::core::{Core, Load, Settings};
 use lockd_protocol::client::ClientFrame;
@@ -43,6 +45,8 @@ impl Node {
                 entries: u64::MAX,
                 bytes: u64::MAX,
             },
+            quotas: Quotas::default(),
+            history: HistoryBounds::default(),
         };
         Ok(Node {
             core: Core::new(settings, replica, Replay::default(), now),

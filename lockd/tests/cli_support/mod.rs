@@ -162,6 +162,15 @@ impl Cell {
         Said::of(Process::start(self.command(arguments)).wait())
     }
 
+    /// The same with the operator's identity.
+    pub(crate) fn operate(&self, arguments: &[&str]) -> Said {
+        let root = self.config.parent().and_then(Path::parent);
+        let config = root
+            .expect("the cell's directory")
+            .join("operator/client.toml");
+        Said::of(Process::start(with_config(&config, arguments)).wait())
+    }
+
     /// Starts a `lockd lock` whose command prints a line once it runs, and waits for that.
     pub(crate) fn lock(&self, flags: &[&str], script: &str) -> Process {
         let script = format!("echo running; {script}");

@@ -160,7 +160,7 @@ impl Catalog {
         };
         let members = set_up.first.members.iter();
         let mut nodes: Vec<Node> = members.map(|id| Node::fresh(*id, &set_up)).collect();
-        planted::plant_all(set_up.bugs);
+        planted::plant_all(&set_up.bugs);
         let mut client = Client::new(self.renewals);
         let mut told = settle(&mut nodes, Event::Campaign { round: 1 }, &set_up);
         if opened {
@@ -230,7 +230,7 @@ impl Catalog {
     /// What the event does to the client.
     pub(crate) fn client_step(&self, client: u32, event: ClientEvent) -> ClientStep {
         recall(&self.client_steps, &(client, event), || {
-            planted::plant_all(self.set_up.bugs);
+            planted::plant_all(&self.set_up.bugs);
             let mut after = self.client(client).client.clone();
             let sent = after.take(event);
             let client = self.know_client(after);
@@ -277,7 +277,7 @@ impl Catalog {
     /// What this decided log makes of the session.
     pub(crate) fn fate(&self, log: &[u32]) -> Fate {
         recall(&self.fates, &log.to_vec(), || {
-            planted::plant_all(self.set_up.bugs);
+            planted::plant_all(&self.set_up.bugs);
             self.replay(log)
         })
     }

@@ -65,7 +65,7 @@ impl Cell {
             removes: instance.removes.clone(),
             slow: instance.slow,
             loud: true,
-            bugs: instance.bugs,
+            bugs: instance.planted(),
             replica_bug: instance.replica_bug,
         };
         Cell {

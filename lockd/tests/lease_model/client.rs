@@ -7,7 +7,7 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use lockd_client::core::{Input, Output, SessionCore, SessionOptions, Time};
-use lockd_protocol::client::ClientFrame;
+use lockd_protocol::client::{About, ClientFrame};
 use lockd_protocol::{Nonce, SessionId};
 
 use crate::clock::TTL;
@@ -48,7 +48,7 @@ impl Client {
             nonce: NONCE,
             ttl: TTL,
             keepalive: Duration::from(TTL),
-            label: String::new(),
+            about: About::default(),
             seed: 1,
         };
         Client {

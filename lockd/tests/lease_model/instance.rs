@@ -43,6 +43,8 @@ pub(crate) struct Instance {
     pub(crate) writes: u8,
     pub(crate) crashes: u8,
     pub(crate) heartbeats: u8,
+    /// Leaders note in the log who is silent.
+    pub(crate) notes: bool,
     /// A leader of the first epoch may remove these nodes.
     pub(crate) removes: Vec<u64>,
     pub(crate) bugs: &'static [Planted],
@@ -65,6 +67,15 @@ pub(crate) struct Outcome {
 }
 
 impl Instance {
+    /// What is planted: without the notes of who is silent there is much less to look at.
+    pub(crate) fn planted(&self) -> Vec<Planted> {
+        let mut bugs = self.bugs.to_vec();
+        if !self.notes {
+            bugs.push(Planted::SilenceNotNoted);
+        }
+        bugs
+    }
+
     pub(crate) fn has(&self, bug: Planted) -> bool {
         self.bugs.contains(&bug)
     }

@@ -17,8 +17,9 @@ use crate::past::Fault;
 /// `l` or `e` for leads with one clock for all nodes or one for each; letters; the nodes that a
 /// leader may remove. The letters: `o` the session is opened on the way, `s` node 1's disk is slow,
 /// `d` a KeepAlive is taken twice, `y` early expiry is looked for, `z` runs go on when the client
-/// has given up; as often as given: `r` questions, `w` commands of another client, `c` crashes, `h`
-/// heartbeats. Digits: nothing is looked at after more ticks than that.
+/// has given up; as often as given: `r` questions, `w` commands of another client, `c` crashes,
+/// `h` heartbeats; `n` leaders note who is silent. Digits: nothing is looked at after more ticks
+/// than that.
 pub(crate) fn parse(spec: &str) -> Option<Instance> {
     let mut parts = spec.split('/');
     let nodes = |digits: &str| -> Option<Vec<u64>> {
@@ -67,6 +68,7 @@ pub(crate) fn parse(spec: &str) -> Option<Instance> {
         writes: count('w'),
         crashes: count('c'),
         heartbeats: count('h'),
+        notes: count('n') > 0,
         removes: parts.next().map_or(Some(Vec::new()), nodes)?,
         bugs: &[],
         replica_bug: None,
@@ -98,6 +100,8 @@ pub(crate) fn ordinary() -> Vec<Instance> {
         "12/2/1",
         "12/1/l",
         "12/0/1/y2",
+        "1/1/2/ny4",
+        "12/1/1/n2",
         "121/1/2",
         "112/1/1",
         "123/1/1",

@@ -8,10 +8,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lockd::server::core::clients::ConnectionId;
 use lockd::server::core::compaction::CompactionBounds;
+use lockd::server::core::history::HistoryBounds;
 use lockd::server::core::members::{Member, Members, encode_members};
+use lockd::server::core::quota::Quotas;
 use lockd::server::core::replay::Replay;
 use lockd::server::core::{Core, Fatal, Settings};
-use lockd_protocol::client::{Answer, ClientFrame, MemberChange, NodeFrame, Query};
+use lockd_protocol::client::{About, Answer, ClientFrame, Labels, MemberChange, NodeFrame, Query};
 use lockd_protocol::frame::Decoder;
 use lockd_protocol::planted::{self, Planted};
 use lockd_protocol::ticket::Signer;
@@ -43,7 +45,7 @@ pub(crate) struct SetUp {
     pub(crate) slow: bool,
     /// A heartbeat that is an event arrives, even if it says no more than what is decided.
     pub(crate) loud: bool,
-    pub(crate) bugs: &'static [Planted],
+    pub(crate) bugs: Vec<Planted>,
     pub(crate) replica_bug: Option<paxos::Planted>,
 }
 
@@ -174,6 +176,8 @@ impl Node {
             node: lockd_protocol::NodeId(id.0),
             signer: Signer::from_seed(CELL, &[1; 32]).expect("a seed"),
             compaction: CompactionBounds::default(),
+            quotas: Quotas::default(),
+            history: HistoryBounds::default(),
         };
         let mut core = Core::new(settings, replica, replay, now);
         let connections = [
@@ -199,7 +203,7 @@ impl Node {
         message: Option<&Envelope>,
         set_up: &SetUp,
     ) -> Option<(Node, Effects)> {
-        planted::plant_all(set_up.bugs);
+        planted::plant_all(&set_up.bugs);
         let mut node = self.clone();
         let mut effects = Effects::default();
         // An assertion of the node is a finding too: caught, and told with the way to it.
@@ -263,10 +267,21 @@ impl Node {
                 core.welcomed_frame(now, client, frame);
             }
             Event::Read { id } => {
-                let (after, limit) = (None, 100);
-                let query = Query::Sessions { after, limit };
+                let query = Query::Sessions {
+                    after: None,
+                    labels: Labels::new(),
+                    limit: 100,
+                };
                 let id = id.into();
-                core.welcomed_frame(now, other, ClientFrame::Query { id, query });
+                core.welcomed_frame(
+                    now,
+                    other,
+                    ClientFrame::Query {
+                        id,
+                        query,
+                        stale: false,
+                    },
+                );
             }
             Event::Reconfigure => {
                 let [node] = set_up.removes[..] else {
@@ -281,7 +296,15 @@ impl Node {
                     quorums: None,
                     force: true,
                 };
-                core.welcomed_frame(now, operator, ClientFrame::Query { id: 1, query });
+                core.welcomed_frame(
+                    now,
+                    operator,
+                    ClientFrame::Query {
+                        id: 1,
+                        query,
+                        stale: false,
+                    },
+                );
             }
             Event::Wake => return core.is_due(now),
             Event::Pass { micros } => self.now = now.plus_micros(micros.into()),
@@ -364,6 +387,7 @@ impl Node {
                 NodeFrame::Answer {
                     id,
                     answer: Answer::Sessions { sessions, .. },
+                    ..
                 } => effects.read[id as usize] = Some(sessions.len() as u8),
                 // Where the leader is, that a session has ended, that somebody else's is open:
                 // nothing of this makes the client believe for longer.
@@ -374,8 +398,8 @@ impl Node {
 }
 
 fn open(nonce: Nonce) -> ClientFrame {
-    let (ttl, label) = (TTL, String::new());
-    ClientFrame::Open { nonce, ttl, label }
+    let (ttl, about) = (TTL, About::default());
+    ClientFrame::Open { nonce, ttl, about }
 }
 
 /// Whether a message is not among those that are always lost: they plan campaigns, which here begin

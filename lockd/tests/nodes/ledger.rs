@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn connect(config: &Path, label: &str) -> Client {
     let builder = Client::builder().config_file(config);
-    let builder = builder.expect("a configuration").label(label);
+    let builder = builder.expect("a configuration").description(label);
     let builder = builder.ttl(TTL).request_timeout(PATIENCE);
     builder.connect().await.expect("connected")
 }

@@ -127,6 +127,14 @@ impl Nodes {
         self.running.insert(node, child);
     }
 
+    /// Starts a node with more in its environment.
+    pub(crate) fn start_with(&mut self, node: u64, environment: &[(&'static str, String)]) {
+        let mut command = self.serve(&self.home(node), node);
+        command.envs(environment.iter().cloned());
+        let child = self.spawn_as(node, command);
+        self.running.insert(node, child);
+    }
+
     /// Starts a node whose directory is somewhere else.
     pub(crate) fn start_at(&mut self, home: &Path, node: u64) {
         let child = self.spawn(home, node);

@@ -1,5 +1,7 @@
 //! A raw QUIC client, which can send what no well-behaved client would.
 
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -92,6 +94,7 @@ impl Raw {
     }
 
     /// The reason with which the node says goodbye.
+    #[allow(dead_code, reason = "not every test file has a use for it")]
     pub(crate) async fn farewell(&mut self) -> String {
         while let Some(frame) = self.hear().await {
             if let NodeFrame::Bye { reason } = frame {

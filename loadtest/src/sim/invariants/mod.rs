@@ -4,11 +4,15 @@
 //! of how nodes, clients and gateways work.
 
 pub(super) mod belief;
+pub(super) mod changes;
 pub(super) mod expiry;
 pub(super) mod fence;
 pub(super) mod fifo;
+pub(super) mod history;
+pub(super) mod identity;
 pub(super) mod limits;
 pub(super) mod live;
+pub(super) mod metadata;
 pub(super) mod once;
 pub(super) mod one_holder;
 pub(super) mod reads;
@@ -17,6 +21,7 @@ pub(super) mod same_state;
 pub(super) mod sessions;
 pub(super) mod tokens;
 pub(super) mod valid_holder;
+pub(super) mod watches;
 
 pub(super) use paxos::sim::Violation;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lockd_protocol::client::{ClientFrame, EndReason, Operation, Outcome, Refusal};
+use lockd_protocol::client::{About, ClientFrame, EndReason, Operation, Outcome, Refusal};
 use lockd_protocol::ticket::TicketText;
 use lockd_protocol::{Millis, Nonce, Sequence, SessionId};
 
@@ -18,8 +18,8 @@ pub struct SessionOptions {
     pub ttl: Millis,
     /// Time between two renewals while all is well. Must be shorter than the lease.
     pub keepalive: Duration,
-    /// Who this is, for operators.
-    pub label: String,
+    /// What it says of itself, for operators.
+    pub about: About,
     /// Spreads the retries of clients that were refused together.
     pub seed: u64,
 }

@@ -9,6 +9,7 @@
 //! * `interface`: what goes into a session and what comes out.
 //! * `renewal`: KeepAlives and the deadline that follows from them.
 //! * `requests`: sequence numbers, the window, what to send again after a reconnect.
+//! * `watch`: what a watch has seen, and where it goes on.
 //! * `endpoint`: which node to talk to, and when.
 //! * `silence`: whether the connected node has died.
 //! * `backoff`: how long to hold off.
@@ -22,6 +23,7 @@ mod requests;
 mod session;
 mod silence;
 mod time;
+mod watch;
 
 pub use backoff::Backoff;
 pub use endpoint::{EndpointCore, Plan};
@@ -30,3 +32,4 @@ pub use requests::RequestId;
 pub use session::SessionCore;
 pub use silence::Silence;
 pub use time::Time;
+pub use watch::{Holders, Snapshot, Update, WatchCore};

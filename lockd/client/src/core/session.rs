@@ -274,7 +274,7 @@ impl<W> SessionCore<W> {
                 self.phase = Phase::Open { session, believed };
                 self.look_at_belief(now);
             }
-            (Err(Refusal::Busy), _) => {
+            (Err(refusal), _) if refusal.is_momentary() => {
                 self.last_open = None;
                 self.open_at = now.after(self.busy.next_delay());
             }
@@ -303,7 +303,7 @@ impl<W> SessionCore<W> {
         match outcome {
             Outcome::Queued { .. } => self.requests.queue(sequence),
             Outcome::Refused(Refusal::NoSession) => self.end(by_cell(EndReason::Unknown)),
-            Outcome::Refused(Refusal::Busy) if !entry.cancelled => {
+            Outcome::Refused(refusal) if refusal.is_momentary() && !entry.cancelled => {
                 let delay = self.busy.next_delay();
                 self.requests.retry_at(sequence, now.after(delay));
             }
@@ -422,7 +422,7 @@ impl<W> SessionCore<W> {
         self.outputs.push_back(Output::Send(ClientFrame::Open {
             nonce: self.options.nonce,
             ttl: self.options.ttl,
-            label: self.options.label.clone(),
+            about: self.options.about.clone(),
         }));
     }
 
@@ -466,6 +466,8 @@ fn by_cell(reason: EndReason) -> Ended {
     }
 }
 
+#[cfg(test)]
+mod contract;
 #[cfg(feature = "model")]
 mod model;
 #[cfg(test)]

@@ -14,27 +14,35 @@
 //! **Renewal.** Each [`ClientFrame::KeepAlive`] has a fresh number; its answer extends the lease
 //! from the time at which that number was *sent*. A holder whose lock is being broken is told by
 //! [`NodeFrame::Lost`] before any later renewal of its session is answered on that stream.
-
 //!
+//! **Identity.** A session belongs to the identity that the certificate of its `Open` named. On a
+//! connection of another one, whatever names the session is refused.
+//!
+//! * [`about`]: what a session says of itself.
 //! * [`operation`]: what a client asks to be done.
 //! * [`outcome`]: what became of it.
 //! * [`query`]: what it asks to be told.
+//! * [`watch`]: who holds what, and each change of it.
 
+pub mod about;
 pub mod operation;
 pub mod outcome;
 pub mod query;
+pub mod watch;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ticket::TicketText;
-use crate::types::{CellId, Millis, NodeId, Nonce, Sequence, SessionId};
+use crate::types::{CellId, EventNumber, Millis, NodeId, Nonce, Sequence, SessionId};
 
+pub use about::{About, InvalidAbout, Labels};
 pub use operation::{Acquire, Operation, Owner, Wait, Want, Wants};
-pub use outcome::{EndReason, Grant, InCircle, Outcome, Refusal};
+pub use outcome::{EndReason, Grant, InCircle, Outcome, Quota, Refusal};
 pub use query::{
-    Answer, HolderSummary, LockDetail, LockSummary, MemberChange, NodeStanding, Query,
-    ReconfigureRefusal, SessionSummary, Status, WaiterSummary,
+    Age, Answer, HolderSummary, LockDetail, LockSummary, MemberChange, NodeStanding, Query,
+    ReconfigureRefusal, SessionSummary, Stale, Status, WaiterSummary,
 };
+pub use watch::{Change, Event, Holder, Metadata, MetadataTooLong, News, Scope, Value};
 
 /// What a client sends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,9 +61,8 @@ pub enum ClientFrame {
         nonce: Nonce,
         /// The session's TTL.
         ttl: Millis,
-        /// Who this is, for operators: free text, at most
-        /// [`crate::limits::TEXT_BYTES_MAX`] bytes.
-        label: String,
+        /// What it says of itself, for operators.
+        about: About,
     },
     /// Renews a session.
     KeepAlive {
@@ -81,6 +88,23 @@ pub enum ClientFrame {
         id: u64,
         /// What to tell.
         query: Query,
+        /// Whether this node is to answer at once from what it has applied, whoever leads.
+        stale: bool,
+    },
+    /// Starts a watch; see [`watch`].
+    Watch {
+        /// Chosen by the client, never used before on this connection.
+        watch: u64,
+        /// What is watched.
+        scope: Scope,
+        /// The last event that the client knows of, to go on behind it; `None`: from the
+        /// present state on.
+        after: Option<EventNumber>,
+    },
+    /// Ends a watch.
+    Unwatch {
+        /// Which.
+        watch: u64,
     },
 }
 
@@ -163,6 +187,15 @@ pub enum NodeFrame {
         id: u64,
         /// The answer.
         answer: Answer,
+        /// If it is of this node alone, which may be behind the cell.
+        stale: Option<Stale>,
+    },
+    /// What a watch is told.
+    News {
+        /// Which watch.
+        watch: u64,
+        /// What.
+        news: News,
     },
 }
 

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{LockName, Millis, Mode, Sequence, Token};
+use super::watch::Value;
+use crate::types::{EventNumber, LockName, Millis, Mode, Sequence, Token};
 
 /// How long an acquisition may wait in the lock's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +77,8 @@ pub struct Acquire {
     /// How long the lock stays closed to everybody if its holder's session expires: time for
     /// what the holder has sent to arrive. At most [`crate::limits::LOCK_DELAY_MAX_MS`].
     pub delay: Millis,
+    /// What is put on each of its grants from the start: nothing, if it is empty.
+    pub metadata: Value,
 }
 
 impl Acquire {
@@ -89,6 +92,7 @@ impl Acquire {
             owner: None,
             barge: false,
             delay: Millis(0),
+            metadata: Value::default(),
         }
     }
 }
@@ -133,5 +137,16 @@ pub enum Operation {
         /// must have ended. `true`: the lock moves at once, and for the rest of its lease an old
         /// holder may believe that it still holds it (only the fence protects).
         at_once: bool,
+    },
+    /// Puts other metadata on a grant.
+    SetMetadata {
+        /// Number of the acquisition's request.
+        acquire: Sequence,
+        /// Token of the grant. Another one's is left alone.
+        token: Token,
+        /// Only if this is the version that is there; 0: only if none was ever put there.
+        expect: Option<EventNumber>,
+        /// What is to be there.
+        value: Value,
     },
 }

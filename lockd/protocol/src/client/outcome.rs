@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{LockName, SessionId, Token};
+use super::about::InvalidAbout;
+use crate::types::{EventNumber, LockName, SessionId, Token};
 
 /// A lock that is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,8 +43,8 @@ pub enum Outcome {
     CancelDone,
     /// Answer to [`super::Operation::Release`]: the grants were held, and are not any more.
     Released,
-    /// Answer to [`super::Operation::Release`] or [`super::Operation::Downgrade`]: the grants were
-    /// not held (any more).
+    /// Answer to [`super::Operation::Release`], [`super::Operation::Downgrade`] or
+    /// [`super::Operation::SetMetadata`]: the grants were not held (any more).
     NotHeld,
     /// Answer to [`super::Operation::Downgrade`]: held as shared from here on.
     Downgraded,
@@ -62,6 +63,16 @@ pub enum Outcome {
     NothingToBreak,
     /// A retry of an acquisition that is neither held nor waited for any more.
     Over,
+    /// Answer to [`super::Operation::SetMetadata`]: it is there, under this version.
+    MetadataSet {
+        /// The new version.
+        version: EventNumber,
+    },
+    /// Answer to [`super::Operation::SetMetadata`]: another version was there, and still is.
+    OtherMetadata {
+        /// Its version; 0 if none was ever put there.
+        version: EventNumber,
+    },
     /// Definitely not done, and why.
     Refused(Refusal),
 }
@@ -114,7 +125,33 @@ pub enum Refusal {
         /// Longest allowed.
         max_ms: u64,
     },
-    /// A label, owner or reason that is too long or has control characters.
+    /// What the session says of itself is not allowed.
+    #[error(transparent)]
+    BadAbout(InvalidAbout),
+    /// The session belongs to another identity than the one that asks.
+    #[error(
+        "session {session} was opened by another identity than {asks:?}: use the certificate that \
+         opened it, or a session of your own"
+    )]
+    OtherIdentity {
+        /// The session.
+        session: SessionId,
+        /// Who asks.
+        asks: String,
+    },
+    /// Only operators may do this.
+    #[error("only an operator may {what}: use the `operator` identity")]
+    NotOperator {
+        /// What.
+        what: String,
+    },
+    /// A quota of the node's configuration is used up.
+    #[error("{quota}")]
+    Quota {
+        /// Which, and how to go on.
+        quota: Quota,
+    },
+    /// An owner or reason that is too long or has control characters.
     #[error("{field} must be at most {max} bytes of UTF-8 without control characters")]
     BadText {
         /// Which field.
@@ -195,9 +232,75 @@ pub enum Refusal {
     /// The cell has granted 2^48 locks since it was made or restored.
     #[error("the cell has used up its tokens: restore it from a backup to start a new epoch")]
     TokensUsedUp,
+    /// Too many watches on one connection.
+    #[error(
+        "the connection has {0} watches, the most it may have: drop some, watch a prefix, or use \
+         another client"
+    )]
+    TooManyWatches(u64),
     /// Too much is under way; nothing was done, and the same request may be sent again.
     #[error("the cell is busy: send the request again in a moment")]
     Busy,
+}
+
+impl Refusal {
+    /// Whether the same may be asked again in a moment, without any other change.
+    #[must_use]
+    pub fn is_momentary(&self) -> bool {
+        let quota = match self {
+            Refusal::Quota { quota } => quota,
+            refusal => return *refusal == Refusal::Busy,
+        };
+        matches!(quota, Quota::RequestsPerSecond { .. })
+    }
+}
+
+/// A quota that is used up; `[quota]` in the node's configuration sets it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum Quota {
+    /// Sessions of one identity.
+    #[error(
+        "identity {identity:?} has {limit} sessions, the most it may have: close sessions, or \
+         raise `sessions_per_identity` in [quota] of the nodes"
+    )]
+    SessionsPerIdentity {
+        /// Whose.
+        identity: String,
+        /// How many there may be.
+        limit: u64,
+    },
+    /// Requests of one identity in a second. May be tried again in a moment.
+    #[error(
+        "identity {identity:?} sends more than {limit} requests in a second: send fewer, or raise \
+         `requests_per_second` in [quota] of the nodes"
+    )]
+    RequestsPerSecond {
+        /// Whose.
+        identity: String,
+        /// How many there may be.
+        limit: u64,
+    },
+    /// Acquisitions of one session.
+    #[error(
+        "the session has {limit} acquisitions, the most it may have: release some, open another \
+         session, or raise `acquisitions_per_session` in [quota] of the nodes"
+    )]
+    AcquisitionsPerSession {
+        /// How many there may be.
+        limit: u64,
+    },
+    /// Waiters of one lock.
+    #[error(
+        "lock {lock:?} has {limit} waiters, the most it may have: try again later, or raise \
+         `waiters_per_lock` in [quota] of the nodes"
+    )]
+    WaitersPerLock {
+        /// Which lock.
+        lock: LockName,
+        /// How many there may be.
+        limit: u64,
+    },
 }
 
 fn circle_text(circle: &[InCircle]) -> String {
@@ -215,4 +318,6 @@ pub enum EndReason {
     Closed,
     /// The cell does not know it (any more).
     Unknown,
+    /// It belongs to another identity than the one that asks; for its owner nothing has ended.
+    OtherIdentity,
 }

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::about::{About, Labels};
 use super::outcome::Refusal;
+use super::watch::Metadata;
 use crate::types::{CellId, LockName, Millis, Mode, NodeId, SessionId, Token};
 
 /// A question about the state.
@@ -33,8 +35,10 @@ pub enum Query {
     },
     /// Sessions in order of id, after `after`.
     Sessions {
-        /// Last id of the page before.
+        /// Where the page before ended.
         after: Option<SessionId>,
+        /// Only sessions that have all of these labels.
+        labels: Labels,
         /// Most items wanted.
         limit: u32,
     },
@@ -163,8 +167,8 @@ pub enum Answer {
     Sessions {
         /// The page.
         sessions: Vec<SessionSummary>,
-        /// Whether there are more.
-        more: bool,
+        /// If there may be more: where to go on, which can be behind the last one here.
+        next: Option<SessionId>,
     },
     /// Not answered, and why.
     Refused(Refusal),
@@ -238,6 +242,24 @@ pub struct NodeStanding {
     pub silent: Option<Millis>,
 }
 
+/// A node's answer of its own, which may be behind the cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stale {
+    /// The node.
+    pub node: NodeId,
+    /// The last slot applied to its state.
+    pub applied: u64,
+}
+
+/// For how long something has been, by the leader's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Age {
+    /// For this long.
+    pub span: Millis,
+    /// Or for longer: the leader found it when it began to lead.
+    pub at_least: bool,
+}
+
 /// A lock in a listing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockSummary {
@@ -249,6 +271,10 @@ pub struct LockSummary {
     pub holders: u32,
     /// The session that has held it for longest.
     pub holder: Option<SessionId>,
+    /// That session's identity.
+    pub identity: Option<String>,
+    /// For how long that session has held it, if a leader tells.
+    pub held: Option<Age>,
     /// Token of the newest grant.
     pub token: Option<Token>,
     /// How many wait for it.
@@ -277,10 +303,14 @@ pub struct LockDetail {
 pub struct HolderSummary {
     /// The session.
     pub session: SessionId,
-    /// Its label.
-    pub label: String,
+    /// The identity that opened it.
+    pub identity: String,
+    /// What it says of itself.
+    pub about: About,
     /// On whose behalf within the session, if it said so.
     pub owner: Option<String>,
+    /// For how long it has held, if a leader tells.
+    pub age: Option<Age>,
     /// Token of the grant.
     pub token: Token,
     /// Which permit of a semaphore, counted from 0; 0 in other modes.
@@ -289,6 +319,8 @@ pub struct HolderSummary {
     pub times: u32,
     /// Why it is being taken from the holder, if it is.
     pub breaking: Option<String>,
+    /// What the holder has put on it.
+    pub metadata: Option<Metadata>,
 }
 
 /// One in the queue.
@@ -296,10 +328,14 @@ pub struct HolderSummary {
 pub struct WaiterSummary {
     /// The session that waits.
     pub session: SessionId,
-    /// Its label.
-    pub label: String,
+    /// The identity that opened it.
+    pub identity: String,
+    /// What it says of itself.
+    pub about: About,
     /// On whose behalf within the session, if it said so.
     pub owner: Option<String>,
+    /// For how long it has waited, if a leader tells.
+    pub age: Option<Age>,
     /// How it wants to hold the lock.
     pub mode: Mode,
     /// How many locks it waits for together with this one, this one counted.
@@ -311,12 +347,16 @@ pub struct WaiterSummary {
 pub struct SessionSummary {
     /// Its id.
     pub session: SessionId,
-    /// Who it is, in its own words.
-    pub label: String,
+    /// The identity that opened it: the name in its certificate.
+    pub identity: String,
+    /// What it says of itself.
+    pub about: About,
+    /// Where its client is at present, if a leader tells and the client is connected to it.
+    pub address: Option<String>,
     /// Its TTL.
     pub ttl: Millis,
-    /// What is left of it by the leader's clock.
-    pub ttl_left: Millis,
+    /// What is left of it by the leader's clock, if a leader tells.
+    pub ttl_left: Option<Millis>,
     /// Locks held.
     pub holds: u32,
     /// Locks waited for.

@@ -67,7 +67,8 @@ impl Bench {
             batch.push(&Command::Open {
                 nonce: Nonce(slot.into()),
                 ttl: Millis(1000),
-                label: "x".repeat(100),
+                identity: "client".to_owned(),
+                about: lockd_protocol::client::About::described("x".repeat(100)),
             });
             let payload = Bytes::from(batch.take());
             Entry::new(Slot(slot), ORIGIN, EntryKind::Command, payload)

@@ -140,7 +140,7 @@ impl Compaction {
             }
             None => Base::Nothing,
         };
-        let items = state.session_count() + state.lock_count();
+        let items = state.session_count() + state.lock_count() + state.waiter_count();
         Some(Compact {
             base,
             to: slot,

@@ -6,11 +6,12 @@ use std::collections::VecDeque;
 use lockd_protocol::Millis;
 use lockd_protocol::client::NodeFrame;
 use lockd_protocol::planted::{self, Planted};
-use paxos::{Ballot, Role, Time};
+use paxos::{Ballot, ConfirmNumber, Role, Time};
 
 use super::Core;
-use super::answers::PendingQuery;
-use super::leases::Leases;
+use super::ages::Ages;
+use super::answers::Pending;
+use super::leases::{Judgement, Leases};
 use super::timers::{Alarm, Timers};
 use crate::limits::STALL;
 use crate::state::command::Command;
@@ -25,7 +26,19 @@ pub(super) struct Leading {
     pub(super) established: bool,
     pub(super) leases: Leases,
     pub(super) timers: Timers,
-    pub(super) queries: VecDeque<PendingQuery>,
+    /// What waits for a confirmation, but for renewals.
+    pub(super) pending: VecDeque<Pending>,
+    /// What has been confirmed.
+    pub(super) confirmed: ConfirmNumber,
+    pub(super) ages: Ages,
+}
+
+impl Leading {
+    /// Whether there are confirmed questions that are not answered yet.
+    pub(super) fn has_questions(&self) -> bool {
+        let first = self.pending.front();
+        first.is_some_and(|first| first.confirm <= self.confirmed)
+    }
 }
 
 impl Core {
@@ -44,13 +57,18 @@ impl Core {
             return;
         }
         let leadership = leading.leadership;
-        let mut commands: Vec<Command> = leading
-            .leases
-            .expired(now)
-            .into_iter()
-            .map(|session| Command::Expire {
-                session,
-                leadership,
+        let judged = leading.leases.judge(now).into_iter();
+        let mut commands: Vec<Command> = judged
+            .map(|judged| match judged {
+                Judgement::Silent(session, spent) => Command::Silent {
+                    session,
+                    spent,
+                    leadership,
+                },
+                Judgement::Expired(session) => Command::Expire {
+                    session,
+                    leadership,
+                },
             })
             .collect();
         while let Some(alarm) = leading.timers.due(now) {
@@ -70,6 +88,7 @@ impl Core {
             if self.leading.take().is_some() {
                 tracing::info!(node = %self.settings.node, "not leading any more");
                 self.forget_proposals();
+                self.watching.end_all();
             }
             return self
                 .clients
@@ -89,13 +108,16 @@ impl Core {
                 leases.start(now, id, if cut { Millis(ttl.0 / 2) } else { ttl });
             }
             self.forget_proposals();
-            let (timers, queries) = (Timers::default(), VecDeque::new());
+            self.clients.forget_pending();
+            let (token, place) = (self.state.last_token(), self.state.last_place());
             self.leading = Some(Leading {
                 leadership,
                 established: false,
                 leases,
-                timers,
-                queries,
+                timers: Timers::default(),
+                pending: VecDeque::new(),
+                confirmed: ConfirmNumber(0),
+                ages: Ages::new(now, token, place),
             });
         }
         if established {
@@ -109,6 +131,14 @@ impl Core {
         }
     }
 
+    /// Notes which grants and waiters there are by now.
+    pub(super) fn note_ages(&mut self, now: Time) {
+        let (token, place) = (self.state.last_token(), self.state.last_place());
+        if let Some(leading) = &mut self.leading {
+            leading.ages.note(now, token, place);
+        }
+    }
+
     /// The leadership's first entry is applied: waits and breaks count from here.
     fn establish(&mut self, now: Time) {
         let pending = self.state.pending_timers();
@@ -116,6 +146,9 @@ impl Core {
             return;
         };
         leading.established = true;
+        // What the entries before it granted is older than this leadership.
+        leading.ages = Ages::new(now, self.state.last_token(), self.state.last_place());
+        leading.leases.silent_before(self.state.silent_sessions());
         leading.timers = Timers::default();
         for effect in &pending {
             set_timer(&mut leading.timers, now, effect);
@@ -129,7 +162,7 @@ impl Core {
                 if let (Ok(session), Some(leading)) = (&result, &mut self.leading)
                     && let Some(ttl) = self.state.session_ttl(*session)
                 {
-                    leading.leases.start(now, *session, ttl);
+                    leading.leases.open(now, *session, ttl);
                 }
                 let Some(connection) = self.clients.take_nonce(nonce) else {
                     return;
@@ -167,6 +200,12 @@ impl Core {
                 self.set_timer(now, &effect);
                 self.tell_lost(effect);
             }
+            Effect::Heard { session } => {
+                let leading = self.leading.as_mut();
+                if let Some(renewal) = leading.and_then(|it| it.leases.heard(session)) {
+                    self.answer_renewal(renewal);
+                }
+            }
             Effect::Ended { session, reason } => {
                 if let Some(leading) = &mut self.leading {
                     leading.leases.forget(session);
@@ -177,6 +216,8 @@ impl Core {
                 }
                 self.clients.unbind(session);
             }
+            // Dealt with on every node.
+            Effect::Changed(_) => {}
         }
     }
 

@@ -9,32 +9,39 @@
 //! * [`clients`]: connections, routes and outboxes.
 //! * [`frames`]: what clients ask.
 //! * [`leading`]: what only a leader does.
+//! * [`quota`]: what one client may take at most.
+//! * [`ages`]: for how long locks have been held and waited for.
 //! * [`answers`]: renewals and questions that wait for a confirmation.
 //! * [`leases`]: session timers and renewals.
 //! * [`timers`]: ends of waits and breaks.
 //! * [`proposals`]: commands on their way into the log.
+//! * [`watching`]: who is told which change, and [`history`]: what is remembered for them.
 //! * [`members`]: who the members are and where, and how that is changed.
 //! * [`compaction`]: when a new snapshot is due.
 //! * [`scrubbing`]: when the store is read again, and how fast.
 //! * [`replay`]: a state that follows the log.
 
+mod ages;
 mod answers;
 pub mod clients;
 pub mod compaction;
 mod frames;
+pub mod history;
 mod leading;
 mod leases;
 pub mod members;
 #[cfg(feature = "model")]
 mod model;
 mod proposals;
+pub mod quota;
 pub mod replay;
 pub mod scrubbing;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod watching;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -46,13 +53,18 @@ use paxos::{
     SnapshotMeta, Time, WriteBatch,
 };
 
+use crate::limits::QUERIES_PER_TURN_MAX;
 use crate::state::{Effect, State};
+use answers::OwnQuestion;
 use clients::{Clients, ConnectionId, Outgoing};
 use compaction::{Compact, CompactFailure, Compaction, CompactionBounds};
+use history::HistoryBounds;
 use leading::Leading;
 use members::Members;
 use proposals::Proposals;
+use quota::Quotas;
 use replay::{Replay, apply_entry};
+use watching::Watching;
 
 /// What a node is told about itself and its cell.
 #[derive(Debug)]
@@ -65,6 +77,10 @@ pub struct Settings {
     pub signer: Signer,
     /// When to make a snapshot.
     pub compaction: CompactionBounds,
+    /// What one client may take at most.
+    pub quotas: Quotas,
+    /// How many changes to remember for watches.
+    pub history: HistoryBounds,
 }
 
 /// What follows from a turn, for the driver to carry out.
@@ -196,7 +212,10 @@ pub struct Core {
     log_first: Option<Slot>,
     clients: Clients,
     proposals: Proposals,
+    /// Questions that this node answers by itself, in its turns.
+    own_questions: VecDeque<OwnQuestion>,
     leading: Option<Leading>,
+    watching: Watching,
     effects: Vec<Effect>,
     removed: Option<Epoch>,
     fatal: Option<Fatal>,
@@ -214,6 +233,7 @@ impl Core {
     #[must_use]
     pub fn new(settings: Settings, replica: Replica, replay: Replay, now: Time) -> Core {
         let status = replica.status();
+        let watching = Watching::new(settings.history, replay.state.last_event());
         let compaction = Compaction::new(settings.compaction, status.snapshot, &replay);
         Core {
             settings: Arc::new(settings),
@@ -232,26 +252,19 @@ impl Core {
             log_first: None,
             clients: Clients::default(),
             proposals: Proposals::default(),
+            own_questions: VecDeque::new(),
             leading: None,
+            watching,
             effects: Vec::new(),
             removed: None,
             fatal: None,
         }
     }
 
-    /// A client connected and showed a client's certificate.
-    pub fn client_joined(&mut self, name: String) -> ConnectionId {
-        self.clients.join(name, false)
-    }
-
-    /// A client connected and showed an operator's certificate.
-    pub fn operator_joined(&mut self, name: String) -> ConnectionId {
-        self.clients.join(name, true)
-    }
-
     /// A client's connection is gone.
     pub fn client_left(&mut self, connection: ConnectionId) {
         self.clients.leave(connection);
+        self.watching.leave(connection);
     }
 
     /// The replicated state, as far as this node has applied it.
@@ -353,7 +366,9 @@ impl Core {
 
     /// What is to be written to a client; `spare` becomes its next buffer.
     pub fn take_outgoing(&mut self, id: ConnectionId, spare: Vec<u8>) -> Option<Outgoing> {
-        self.clients.take_outgoing(id, spare)
+        let outgoing = self.clients.take_outgoing(id, spare)?;
+        let more = self.watching.has_room_again(id);
+        Some(Outgoing { more, ..outgoing })
     }
 
     /// Acts on everything handed in since the last turn.
@@ -366,12 +381,18 @@ impl Core {
         }
         self.judge_by_the_clock(now);
         let mut work = Work::default();
+        let mut left = QUERIES_PER_TURN_MAX;
+        self.answer_questions(now, &mut left);
         loop {
             self.propose(now);
             if !self.drain_replica(now, &mut work) {
                 break;
             }
+            self.answer_questions(now, &mut left);
         }
+        self.answer_own_questions(now);
+        self.note_ages(now);
+        self.watching.catch_up(&self.state, &mut self.clients);
         let at = (self.applied, self.origin);
         work.compact = self
             .compaction
@@ -387,10 +408,19 @@ impl Core {
     /// When [`Core::turn`] has to be called even if nothing arrives.
     #[must_use]
     pub fn next_turn(&self) -> Time {
+        if self.watching.is_busy() {
+            return Time(0);
+        }
         let mut next = self.replica.next_timer();
         if let Some(leading) = self.leading.as_ref().filter(|leading| leading.established) {
             let own = [leading.leases.next_deadline(), leading.timers.next()];
             next = own.into_iter().flatten().fold(next, Time::min);
+            if leading.has_questions() {
+                next = next.min(self.due);
+            }
+        }
+        if !self.own_questions.is_empty() {
+            next = next.min(self.due);
         }
         next
     }
@@ -480,6 +510,7 @@ impl Core {
         let mended = self.compaction.installed(meta);
         self.snapshot_replaced(mended);
         let old = std::mem::replace(&mut self.state, *state);
+        self.watching.start_anew(self.state.last_event());
         Some(Box::new(old))
     }
 
@@ -497,8 +528,10 @@ impl Core {
             self.fatal = Some(fatal);
         }
         for effect in effects.drain(..) {
-            if self.leading.is_some() {
-                self.lead(now, effect);
+            match effect {
+                Effect::Changed(event) => self.watching.happened(event, &mut self.clients),
+                effect if self.leading.is_some() => self.lead(now, effect),
+                _ => {}
             }
         }
         self.effects = effects;

@@ -8,6 +8,7 @@ use lockd_protocol::{Nonce, SessionId};
 use paxos::{Replica, Time};
 
 use super::Core;
+use super::answers::Asked;
 use super::clients::ConnectionId;
 use crate::limits::{EXPIRY_GRACE, STALL};
 
@@ -83,9 +84,14 @@ impl Core {
         leading.leases.hash(relative, hasher);
         let alarms = leading.timers.next().map(relative);
         let due = leading.established.then(|| relative(self.due));
-        (alarms, due, leading.queries.len()).hash(hasher);
-        for query in &leading.queries {
-            (query.confirm, query.id).hash(hasher);
+        (alarms, due, leading.pending.len()).hash(hasher);
+        for pending in &leading.pending {
+            let id = match &pending.asked {
+                Asked::Query { id, .. } => *id,
+                Asked::Request(_) => 0,
+                Asked::Watch { watch, .. } | Asked::Unwatch { watch } => *watch,
+            };
+            (pending.confirm, id).hash(hasher);
         }
     }
 }

@@ -1,16 +1,23 @@
 //! Three cores in memory under a virtual clock: elections, renewals, expiry, redirects, breaks.
 
 mod cell;
+mod contract;
+mod fairness;
+mod identity;
+mod listings;
+mod watching;
 
 use super::*;
 use cell::{Cell, Client};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use lockd_protocol::client::{
-    Acquire, Answer, ClientFrame, EndReason, NodeFrame, Operation, Outcome, Query, Wait,
+    About, Acquire, Answer, ClientFrame, EndReason, NodeFrame, Operation, Outcome, Query, Wait,
 };
 use lockd_protocol::frame::{self, Decoder};
 use lockd_protocol::limits::CLIENT_PROTOCOL_VERSION;
+use lockd_protocol::roles::Role;
 use lockd_protocol::{LockName, Millis, Mode, Nonce, Sequence, SessionId, Token};
 use paxos::{Config, Recovered, Timing};
 
@@ -321,11 +328,19 @@ fn questions_are_answered_by_the_leader_after_a_confirmation() {
         after: None,
         limit: 10,
     };
-    let frames = cell.ask(&mut client, ClientFrame::Query { id: 3, query });
+    let frames = cell.ask(
+        &mut client,
+        ClientFrame::Query {
+            id: 3,
+            query,
+            stale: false,
+        },
+    );
     let [
         NodeFrame::Answer {
             id: 3,
             answer: Answer::Locks { locks, more: false },
+            stale: None,
         },
     ] = &frames[..]
     else {
@@ -337,6 +352,7 @@ fn questions_are_answered_by_the_leader_after_a_confirmation() {
         ClientFrame::Query {
             id: 4,
             query: Query::Status,
+            stale: false,
         },
     );
     let [

@@ -1,6 +1,6 @@
 //! Reading a snapshot, which may come from a damaged disk or from anyone.
 
-use lockd_protocol::client::Outcome;
+use lockd_protocol::client::{About, Outcome};
 use lockd_protocol::limits::{
     ACQUISITIONS_PER_SESSION_MAX, LOCK_DELAY_MAX_MS, REENTRIES_MAX, SESSION_WINDOW, TTL_MAX_MS,
     TTL_MIN_MS,
@@ -58,6 +58,14 @@ pub enum SnapshotError {
     Trailing,
 }
 
+/// What a session was opened with.
+struct Opened<'a> {
+    nonce: Nonce,
+    ttl: Millis,
+    identity: &'a str,
+    about: About,
+}
+
 type Checked = Result<(), &'static str>;
 
 /// Takes a snapshot in as it comes.
@@ -82,6 +90,7 @@ enum Stage {
     Holds,
     Waiters,
     Closed,
+    Silent,
     End,
 }
 
@@ -146,10 +155,13 @@ impl Decoder {
             Item::Hold { .. } => Stage::Holds,
             Item::Waiter { .. } => Stage::Waiters,
             Item::Closed { .. } => Stage::Closed,
+            Item::Silent { .. } => Stage::Silent,
             Item::End { .. } => Stage::End,
         };
         if stage < self.stage || (self.stage == Stage::Head) != (stage == Stage::Counters) {
-            return Err("counters, sessions, holds, waiters and closed locks come in this order");
+            return Err(
+                "counters, sessions, holds, waiters, closed locks, silences: in this order",
+            );
         }
         self.stage = stage;
         match item {
@@ -157,24 +169,36 @@ impl Decoder {
                 last_session,
                 last_token,
                 last_place,
+                last_event,
                 leadership,
             } => {
                 self.state.last_session = last_session;
                 self.state.last_token = last_token;
                 self.state.last_place = last_place;
+                self.state.last_event = last_event;
                 self.state.leadership = leadership;
             }
             Item::Session {
                 id,
                 nonce,
                 ttl,
-                label,
+                identity,
+                about,
                 floor,
-            } => self.session(id, nonce, ttl, label, floor)?,
+            } => {
+                let opened = Opened {
+                    nonce,
+                    ttl,
+                    identity,
+                    about: about.into_owned(),
+                };
+                self.session(id, opened, floor)?;
+            }
             Item::Answer { sequence, outcome } => self.answer(sequence, outcome.into_owned())?,
             Item::Hold { lock, hold } => self.hold(lock, hold.into_owned())?,
             Item::Waiter { place, waiter } => self.waiter(place, waiter.into_owned())?,
             Item::Closed { lock, closed } => self.closed(lock, closed)?,
+            Item::Silent { session, spent } => self.silent(session, spent)?,
             Item::End { items } => {
                 if items != self.items {
                     return Err("it counts another number of items than there were");
@@ -192,14 +216,7 @@ impl Decoder {
         Ok(())
     }
 
-    fn session(
-        &mut self,
-        id: SessionId,
-        nonce: Nonce,
-        ttl: Millis,
-        label: &str,
-        floor: Sequence,
-    ) -> Checked {
+    fn session(&mut self, id: SessionId, opened: Opened<'_>, floor: Sequence) -> Checked {
         let last = self.state.sessions.last_key_value();
         if last.is_some_and(|(last, _)| *last >= id) || id.0 == 0 {
             return Err("the sessions are not in order");
@@ -210,11 +227,20 @@ impl Decoder {
         if self.state.sessions.len() >= SESSIONS_MAX {
             return Err("there are more sessions than a cell may have");
         }
+        let Opened {
+            nonce,
+            ttl,
+            identity,
+            about,
+        } = opened;
         if !(TTL_MIN_MS..=TTL_MAX_MS).contains(&ttl.0) {
             return Err("a session's TTL is not allowed");
         }
-        check_text("", label).map_err(|_| "a session's label is not allowed")?;
-        let mut session = Session::new(nonce, ttl, label.to_owned());
+        check_text("", identity).map_err(|_| "a session's identity is not allowed")?;
+        let checked = about.check();
+        checked.map_err(|_| "what a session says of itself is not allowed")?;
+        let identity = self.state.count_identity(identity);
+        let mut session = Session::new(nonce, ttl, identity, about);
         session.acknowledge(floor);
         if self.state.nonces.insert(nonce, id).is_some() {
             return Err("two sessions have the same nonce");
@@ -242,6 +268,10 @@ impl Decoder {
             return Err("a lock's token was never given out");
         }
         check_hold(&hold)?;
+        let version = hold.metadata().map(|metadata| metadata.version.0);
+        if version.is_some_and(|version| version == 0 || version > self.state.last_event.0) {
+            return Err("a hold has metadata of a version that was never given out");
+        }
         let last = self.state.locks.last_key_value();
         if last.is_some_and(|(last, _)| *last > name) {
             return Err("the holds are not in order");
@@ -320,6 +350,19 @@ impl Decoder {
             return Err("a lock is closed for longer than it can be, or by no grant");
         }
         self.state.closed.insert(lock, closed);
+        Ok(())
+    }
+
+    fn silent(&mut self, session: SessionId, spent: Millis) -> Checked {
+        let last = self.state.silent.last_key_value();
+        if last.is_some_and(|(last, _)| *last >= session) {
+            return Err("the silent sessions are not in order");
+        }
+        let ttl = self.state.session_ttl(session);
+        if ttl.is_none_or(|ttl| spent > ttl) {
+            return Err("a session that does not exist is silent, or one for longer than its TTL");
+        }
+        self.state.silent.insert(session, spent);
         Ok(())
     }
 

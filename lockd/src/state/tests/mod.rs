@@ -1,14 +1,21 @@
 //! The state machine, driven command by command.
 
 mod breaking;
+mod changes;
 mod deadlock;
+mod metadata;
 mod modes;
+mod others;
 mod owners;
 mod requests;
+mod sessions;
 mod several;
 
+use super::listing::Unobserved;
 use super::*;
-use lockd_protocol::client::{Acquire, Answer, Owner, Wait, Want, Wants};
+use lockd_protocol::client::{
+    About, Acquire, Answer, Change, Owner, Scope, Value, Wait, Want, Wants,
+};
 use paxos::{Epoch, NodeId};
 
 fn leadership(round: u64) -> Ballot {
@@ -166,6 +173,16 @@ pub(super) fn check(state: &State) {
     });
     assert_eq!(owners, of_sessions.collect());
     assert_eq!(state.nonces.len(), state.sessions.len());
+    let mut identities = BTreeMap::new();
+    for session in state.sessions.values() {
+        let all = session.acquisitions().values();
+        let waits = all.filter(|a| a.place().is_some()).count();
+        assert_eq!(session.waits(), waits);
+        *identities
+            .entry(Arc::clone(session.identity()))
+            .or_default() += 1;
+    }
+    assert_eq!(state.identities, identities);
 }
 
 /// Nobody holds a lock beside somebody whom that excludes.
@@ -199,7 +216,8 @@ fn open(nonce: u128) -> Command {
     Command::Open {
         nonce: Nonce(nonce),
         ttl: Millis(10_000),
-        label: format!("client {nonce}"),
+        identity: "client".to_owned(),
+        about: About::described(format!("client {nonce}")),
     }
 }
 
@@ -283,6 +301,19 @@ fn several(kind: impl FnOnce(Vec<Want>) -> Wants, locks: &[&str], wait: Wait) ->
         wants: kind(wants.collect()),
         ..Acquire::one(name("x"), Mode::Exclusive, wait)
     }
+}
+
+/// What has changed, in order: the number, what happened, to which lock, under which token.
+fn changes(effects: &[Effect]) -> Vec<(u64, Change, &str, u64)> {
+    let changes = effects.iter().filter_map(|effect| match effect {
+        Effect::Changed(event) => {
+            let holder = &event.holder;
+            let (lock, token) = (holder.lock.as_str(), holder.token.0);
+            Some((event.number.0, event.change, lock, token))
+        }
+        _ => None,
+    });
+    changes.collect()
 }
 
 /// Why the only reply refuses, if it does.

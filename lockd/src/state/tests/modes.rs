@@ -81,7 +81,7 @@ fn the_ticket_of_a_permit_is_for_the_fence_of_its_slot() {
         ..permit("s", 2, Wait::Try)
     };
     let (_, effects) = bench.request(2, Operation::Acquire(acquire));
-    let Effect::Reply { tickets, .. } = &effects[0] else {
+    let Some(Effect::Reply { tickets, .. }) = effects.last() else {
         panic!("{effects:?}");
     };
     let claim = Claim {

@@ -1,5 +1,7 @@
 //! One lock after the other, each request once, sessions that end.
 
+use lockd_protocol::limits::{TTL_MAX_MS, TTL_MIN_MS};
+
 use super::*;
 
 #[test]
@@ -271,12 +273,13 @@ fn a_session_is_opened_once_per_nonce() {
 }
 
 #[test]
-fn bad_ttls_labels_and_reasons_are_refused_by_name() {
+fn bad_ttls_descriptions_and_reasons_are_refused_by_name() {
     let mut bench = Bench::new(1);
     let open = |ttl, label: &str| Command::Open {
         nonce: Nonce(99),
         ttl: Millis(ttl),
-        label: label.to_owned(),
+        identity: "client".to_owned(),
+        about: About::described(label),
     };
     for command in [
         open(TTL_MIN_MS - 1, "x"),
@@ -362,7 +365,9 @@ fn listings_are_paged_in_order_and_fit_a_frame() {
     let prefix = "x".repeat(240);
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
-        let answer = bench.state.list_locks(&prefix, after.as_ref(), 1000);
+        let answer = bench
+            .state
+            .list_locks(&prefix, after.as_ref(), 1000, &Unobserved);
         let mut frame = Vec::new();
         lockd_protocol::frame::encode(&answer, &mut frame).expect("fits a frame");
         let Answer::Locks { locks, more } = answer else {

@@ -1,20 +1,20 @@
 //! One session under a clock that the tests move.
 
-use lockd_protocol::client::{Acquire, Grant, Wait};
+use lockd_protocol::client::{About, Acquire, Grant, Wait};
 use lockd_protocol::{LockName, Millis, Mode};
 
 use super::*;
 
 const TTL: Millis = Millis(10_000);
-const ID: SessionId = SessionId(7);
+pub(super) const ID: SessionId = SessionId(7);
 
-type Core = SessionCore<&'static str>;
+pub(super) type Core = SessionCore<&'static str>;
 
-fn at(ms: u64) -> Time {
+pub(super) fn at(ms: u64) -> Time {
     Time::from_micros(ms * 1000)
 }
 
-fn lease() -> Duration {
+pub(super) fn lease() -> Duration {
     TTL.client_lease().into()
 }
 
@@ -23,21 +23,25 @@ fn core() -> Core {
         nonce: Nonce(1),
         ttl: TTL,
         keepalive: Duration::from_millis(3_333),
-        label: "test".into(),
+        about: About::described("test"),
         seed: 1,
     })
 }
 
-fn drain(core: &mut Core) -> Vec<Output<&'static str>> {
+pub(super) fn drain(core: &mut Core) -> Vec<Output<&'static str>> {
     std::iter::from_fn(|| core.poll_output()).collect()
 }
 
-fn give(core: &mut Core, ms: u64, input: Input<&'static str>) -> Vec<Output<&'static str>> {
+pub(super) fn give(
+    core: &mut Core,
+    ms: u64,
+    input: Input<&'static str>,
+) -> Vec<Output<&'static str>> {
     core.handle(at(ms), input);
     drain(core)
 }
 
-fn opened() -> Core {
+pub(super) fn opened() -> Core {
     let mut core = core();
     give(&mut core, 0, Input::Connected);
     give(&mut core, 10, Input::Opened { result: Ok(ID) });
@@ -49,7 +53,7 @@ fn acquire() -> Operation {
     Operation::Acquire(Acquire::one(lock, Mode::Exclusive, Wait::Forever))
 }
 
-fn submit(request: u64, waiter: &'static str) -> Input<&'static str> {
+pub(super) fn submit(request: u64, waiter: &'static str) -> Input<&'static str> {
     Input::Submit {
         request: RequestId(request),
         operation: acquire(),
@@ -57,7 +61,7 @@ fn submit(request: u64, waiter: &'static str) -> Input<&'static str> {
     }
 }
 
-fn reply(sequence: u64, outcome: Outcome) -> Input<&'static str> {
+pub(super) fn reply(sequence: u64, outcome: Outcome) -> Input<&'static str> {
     Input::Reply {
         sequence: Sequence(sequence),
         outcome,
@@ -65,7 +69,7 @@ fn reply(sequence: u64, outcome: Outcome) -> Input<&'static str> {
     }
 }
 
-fn granted(sequence: u64, token: u64) -> Input<&'static str> {
+pub(super) fn granted(sequence: u64, token: u64) -> Input<&'static str> {
     reply(sequence, grant(token))
 }
 
@@ -77,7 +81,7 @@ fn grant(token: u64) -> Outcome {
     }])
 }
 
-fn queued(sequence: u64) -> Input<&'static str> {
+pub(super) fn queued(sequence: u64) -> Input<&'static str> {
     reply(sequence, Outcome::Queued { ahead: 0 })
 }
 
@@ -94,7 +98,7 @@ fn requests(outputs: &[Output<&'static str>]) -> Vec<(u64, u64)> {
     outputs.iter().filter_map(request).collect()
 }
 
-fn operations(outputs: &[Output<&'static str>]) -> Vec<Operation> {
+pub(super) fn operations(outputs: &[Output<&'static str>]) -> Vec<Operation> {
     let operation = |output: &Output<_>| match output {
         Output::Send(ClientFrame::Request { operation, .. }) => Some(operation.clone()),
         _ => None,
@@ -102,7 +106,7 @@ fn operations(outputs: &[Output<&'static str>]) -> Vec<Operation> {
     outputs.iter().filter_map(operation).collect()
 }
 
-fn keep_alives(outputs: &[Output<&'static str>]) -> Vec<u64> {
+pub(super) fn keep_alives(outputs: &[Output<&'static str>]) -> Vec<u64> {
     let number = |output: &Output<_>| match output {
         Output::Send(ClientFrame::KeepAlive { number, .. }) => Some(*number),
         _ => None,
@@ -110,7 +114,7 @@ fn keep_alives(outputs: &[Output<&'static str>]) -> Vec<u64> {
     outputs.iter().filter_map(number).collect()
 }
 
-fn done(outputs: &[Output<&'static str>]) -> Vec<(&'static str, Outcome)> {
+pub(super) fn done(outputs: &[Output<&'static str>]) -> Vec<(&'static str, Outcome)> {
     let outcome = |output: &Output<&'static str>| match output {
         Output::Done {
             waiter, outcome, ..
@@ -120,7 +124,7 @@ fn done(outputs: &[Output<&'static str>]) -> Vec<(&'static str, Outcome)> {
     outputs.iter().filter_map(outcome).collect()
 }
 
-fn failures(outputs: &[Output<&'static str>]) -> Vec<&'static str> {
+pub(super) fn failures(outputs: &[Output<&'static str>]) -> Vec<&'static str> {
     let waiter = |output: &Output<&'static str>| match output {
         Output::Failed { waiter, .. } => Some(*waiter),
         _ => None,

@@ -33,12 +33,25 @@ pub(super) fn first_membership() -> Membership {
 
 impl Cell {
     pub(super) fn new() -> Cell {
+        Cell::made(Timing::default(), HistoryBounds::default())
+    }
+
+    /// A cell whose nodes remember so much for watches.
+    pub(super) fn remembering(history: HistoryBounds) -> Cell {
+        Cell::made(Timing::default(), history)
+    }
+
+    pub(super) fn with(timing: Timing) -> Cell {
+        Cell::made(timing, HistoryBounds::default())
+    }
+
+    fn made(timing: Timing, history: HistoryBounds) -> Cell {
         let membership = first_membership();
         let cores = membership.members.iter().map(|id| {
             let config = Config {
                 node: *id,
                 seeds: Vec::new(),
-                timing: Timing::default(),
+                timing,
                 seed: id.0,
             };
             let now = Time(1_000_000);
@@ -49,6 +62,8 @@ impl Cell {
                 node: NodeId(id.0),
                 signer: Signer::from_seed(CELL, &[1; 32]).expect("a seed"),
                 compaction: CompactionBounds::default(),
+                quotas: self::quota::Quotas::default(),
+                history,
             };
             (
                 NodeId(id.0),
@@ -130,7 +145,8 @@ impl Cell {
             work.loads.is_empty(),
             "nothing is old enough to be read from disk"
         );
-        let moved = !work.writes.is_empty() || !work.messages.is_empty();
+        let busy = core.watching.is_busy();
+        let moved = busy || !work.writes.is_empty() || !work.messages.is_empty();
         for batch in work.writes {
             core.persisted(self.now, batch.id);
         }
@@ -142,9 +158,14 @@ impl Cell {
         moved
     }
 
+    /// A client with an operator's certificate.
     pub(super) fn connect(&mut self, node: NodeId) -> Client {
+        self.connect_as(node, &Role::Operator("test".to_owned()))
+    }
+
+    pub(super) fn connect_as(&mut self, node: NodeId, role: &Role) -> Client {
         let core = self.cores.get_mut(&node).expect("a member");
-        let connection = core.client_joined("test".to_owned());
+        let connection = core.joined(role, "10.0.0.9:1234".to_owned());
         let client = Client {
             node,
             connection,
@@ -184,19 +205,33 @@ impl Cell {
     /// A client of the leader with a session.
     pub(super) fn open(&mut self, leader: NodeId, nonce: u128) -> (Client, SessionId) {
         let mut client = self.connect(leader);
-        let open = ClientFrame::Open {
-            nonce: Nonce(nonce),
-            ttl: TTL,
-            label: "test".to_owned(),
-        };
-        let frames = self.ask(&mut client, open);
+        let session = self.open_on(&mut client, nonce);
+        (client, session)
+    }
+
+    /// Opens a session on a connection to the leader.
+    pub(super) fn open_on(&mut self, client: &mut Client, nonce: u128) -> SessionId {
+        let frames = self.ask(client, open(nonce));
         let session = frames.iter().find_map(|frame| match frame {
             NodeFrame::Opened { result, .. } => result.clone().ok(),
             _ => None,
         });
-        (
-            client,
-            session.unwrap_or_else(|| panic!("no session: {frames:?}")),
-        )
+        session.unwrap_or_else(|| panic!("no session: {frames:?}"))
+    }
+
+    /// Sets the quotas of all nodes.
+    pub(super) fn set_quotas(&mut self, quotas: &Quotas) {
+        for core in self.cores.values_mut() {
+            let settings = Arc::get_mut(&mut core.settings).expect("not shared");
+            settings.quotas = quotas.clone();
+        }
+    }
+}
+
+pub(super) fn open(nonce: u128) -> ClientFrame {
+    ClientFrame::Open {
+        nonce: Nonce(nonce),
+        ttl: TTL,
+        about: About::described("test"),
     }
 }
