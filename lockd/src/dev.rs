@@ -89,6 +89,12 @@ impl DevCell {
         self.layout.clients.first().cloned().unwrap_or_default()
     }
 
+    /// The configuration of the operator's identity, which may break locks and change the members.
+    #[must_use]
+    pub fn operator_config(&self) -> PathBuf {
+        self.layout.operator.clone()
+    }
+
     /// The configuration of the client identity `gateway`.
     #[must_use]
     pub fn gateway_config(&self) -> PathBuf {

@@ -11,16 +11,20 @@ use tokio::sync::oneshot;
 async fn main() -> Result<(), Box<dyn Error>> {
     // A whole cell in this process, instead of the one that your configuration names.
     let cell = DevCell::start(None)?;
-    run(cell.client_config()).await
+    run(cell.client_config(), cell.operator_config()).await
 }
 
-/// What it shows, with the cell of a `client.toml`.
-pub async fn run(client_toml: PathBuf) -> Result<(), Box<dyn Error>> {
+/// What it shows, with the cell of a `client.toml`, and with that of an operator, who alone may
+/// break locks.
+pub async fn run(client_toml: PathBuf, operator_toml: PathBuf) -> Result<(), Box<dyn Error>> {
     let client = Client::builder()
         .config_file(client_toml)?
         .connect()
         .await?;
-    let operator = client.session().description("operator").open().await?;
+    let operator = Client::builder()
+        .config_file(operator_toml)?
+        .connect()
+        .await?;
 
     let guard = client.lock("nightly").acquire().await?;
     let (begun, has_begun) = oneshot::channel();

@@ -1,5 +1,6 @@
 //! The client of programs that are not async.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lockd::dev::DevCell;
@@ -9,8 +10,12 @@ use lockd_client::{
 };
 
 fn connect(cell: &DevCell) -> blocking::Client {
+    connect_with(cell.client_config())
+}
+
+fn connect_with(config: PathBuf) -> blocking::Client {
     Client::builder()
-        .config_file(cell.client_config())
+        .config_file(config)
         .expect("the cell's own configuration")
         .connect_blocking()
         .expect("the cell runs")
@@ -68,7 +73,7 @@ fn locks_of_every_kind_are_acquired_waited_for_and_released_without_a_runtime() 
 #[test]
 fn a_loss_is_waited_for_and_can_be_looked_for() {
     let cell = DevCell::start(None).expect("a cell");
-    let (a, b) = (connect(&cell), connect(&cell));
+    let (a, b) = (connect(&cell), connect_with(cell.operator_config()));
     let guard = a.lock("job").acquire().expect("free");
     assert_eq!(guard.wait_lost_timeout(Duration::from_millis(20)), Ok(None));
     assert_eq!(guard.check(), Ok(()));

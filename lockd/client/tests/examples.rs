@@ -37,7 +37,9 @@ async fn every_async_example_does_what_it_says() {
     semaphore::run(config()).await.expect("semaphore");
     all_of::run(config()).await.expect("all_of");
     any_of::run(config()).await.expect("any_of");
-    run_until_lost::run(config()).await.expect("run_until_lost");
+    run_until_lost::run(config(), cell.operator_config())
+        .await
+        .expect("run_until_lost");
 }
 
 #[test]

@@ -1,13 +1,23 @@
 //! Locks of every kind on a real cell.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lockd::dev::DevCell;
 use lockd_client::{AcquireError, Client, DowngradeProblem, LockGuard, LostReason, Mode, Wait};
 
 async fn connect(cell: &DevCell) -> Client {
+    connect_with(cell.client_config()).await
+}
+
+/// Who may break locks.
+async fn operator(cell: &DevCell) -> Client {
+    connect_with(cell.operator_config()).await
+}
+
+async fn connect_with(config: PathBuf) -> Client {
     Client::builder()
-        .config_file(cell.client_config())
+        .config_file(config)
         .expect("a configuration")
         .connect()
         .await
@@ -171,7 +181,7 @@ async fn a_wait_that_would_never_end_is_refused_with_its_circle() {
 #[tokio::test]
 async fn work_under_a_guard_is_dropped_when_the_lock_is_lost() {
     let cell = DevCell::start(None).expect("a cell");
-    let (a, b) = (connect(&cell).await, connect(&cell).await);
+    let (a, b) = (connect(&cell).await, operator(&cell).await);
     let guard = a.lock("job").acquire().await.expect("free");
     assert_eq!(guard.run(async { 7 }).await, Ok(7));
     let (run, broken) = tokio::join!(

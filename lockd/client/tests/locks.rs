@@ -1,13 +1,23 @@
 //! Acquiring, waiting and releasing against a real cell.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lockd::dev::DevCell;
 use lockd_client::{AcquireError, Client, GuardState, LostReason, ReleaseOutcome, Wait};
 
 async fn connect(cell: &DevCell) -> Client {
+    connect_with(cell.client_config()).await
+}
+
+/// Who may break locks.
+async fn operator(cell: &DevCell) -> Client {
+    connect_with(cell.operator_config()).await
+}
+
+async fn connect_with(config: PathBuf) -> Client {
     Client::builder()
-        .config_file(cell.client_config())
+        .config_file(config)
         .expect("the cell's own configuration")
         .connect()
         .await
@@ -103,7 +113,7 @@ async fn acquisitions_dropped_at_any_moment_leave_nothing_behind() {
 #[tokio::test]
 async fn a_lock_that_is_broken_is_lost_to_its_holder_and_moves_on() {
     let cell = DevCell::start(None).expect("a cell");
-    let (a, b) = (connect(&cell).await, connect(&cell).await);
+    let (a, b) = (connect(&cell).await, operator(&cell).await);
     let guard = a.lock("orders/42").acquire().await.expect("free");
     let broken = b.break_lock("orders/42", "maintenance", false).await;
     let broken = broken.expect("held");

@@ -1,5 +1,6 @@
 //! Metadata, watches and elections on a real cell.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,17 @@ use lockd_client::{
 use tokio::task::JoinSet;
 
 async fn connect(cell: &DevCell) -> Client {
+    connect_with(cell.client_config()).await
+}
+
+/// Who may break locks.
+async fn operator(cell: &DevCell) -> Client {
+    connect_with(cell.operator_config()).await
+}
+
+async fn connect_with(config: PathBuf) -> Client {
     Client::builder()
-        .config_file(cell.client_config())
+        .config_file(config)
         .expect("a configuration")
         .ttl(Duration::from_secs(20))
         .connect()
@@ -49,7 +59,7 @@ fn is(change: Change, lock: &str, metadata: Option<&str>) -> (Change, String, Op
 #[tokio::test]
 async fn metadata_comes_with_the_lock_is_changed_by_its_holder_and_goes_with_the_lock() {
     let cell = DevCell::start(None).expect("a cell");
-    let (a, b) = (connect(&cell).await, connect(&cell).await);
+    let (a, b) = (connect(&cell).await, operator(&cell).await);
     let guard = a
         .lock("job")
         .metadata("step 1")
@@ -105,7 +115,7 @@ async fn metadata_that_is_too_long_is_refused_before_it_is_sent() {
 #[tokio::test]
 async fn a_watch_tells_the_state_and_then_every_change() {
     let cell = DevCell::start(None).expect("a cell");
-    let (a, b) = (connect(&cell).await, connect(&cell).await);
+    let (a, b) = (connect(&cell).await, operator(&cell).await);
     let held = a.lock("s/1").metadata("one").acquire().await.expect("free");
     let mut watch = b.watch_prefix("s/");
     let Update::Snapshot(state) = watch.next().await.expect("begins") else {
