@@ -4,7 +4,6 @@
 
 pub mod actor;
 pub mod database;
-pub mod private;
 pub mod stage;
 pub mod target;
 pub mod timeline;

@@ -4,6 +4,11 @@
 //! dispatched statically: the harness must cost less than what it measures.
 
 pub mod lockd;
+pub mod mariadb;
+pub mod polling;
+pub mod postgres;
+pub mod redis;
+pub mod redlock;
 
 use std::fmt;
 use std::future::Future;
@@ -32,12 +37,16 @@ pub trait Driver {
 
 /// A lock that is held.
 pub trait Guard {
-    /// Number of the grant. It rises from grant to grant.
-    fn token(&self) -> u64;
+    /// Number of the grant, of a service that gives one. It rises from grant to grant.
+    fn token(&self) -> Option<u64>;
 
     /// For how long from now the client may rely on holding the lock, if it hears nothing more.
     fn valid_for(&self) -> Duration;
 }
+
+/// How long a lock may be relied on that has no lease, and is held for as long as its connection
+/// lives: longer than any run.
+pub const WHILE_CONNECTED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What a lock service answered to a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,4 +67,9 @@ impl Trouble {
     pub fn new(what: impl fmt::Display) -> Trouble {
         Trouble(what.to_string())
     }
+}
+
+/// What tells a holder from all others, where the client has to say it.
+fn random_owner() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }

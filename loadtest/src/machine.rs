@@ -24,21 +24,68 @@ pub fn own_cpu() -> Duration {
     Duration::try_from(spent).unwrap_or_default()
 }
 
-/// CPU time of a process so far, user and system; zero if it is no more.
+/// CPU time of a process and of all that descend from it so far, user and system, also of those
+/// that have ended; zero if it is no more.
 #[must_use]
 pub fn cpu_of(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    ticks(cpu_ticks(&stat).unwrap_or_default())
+    let spent = |pid: &u32| {
+        let ended_children = ended_children_ticks(&stat_of(*pid)).unwrap_or_default();
+        own_cpu_of(*pid).unwrap_or_default() + ticks(ended_children)
+    };
+    family_of(pid).iter().map(spent).sum()
 }
 
-/// User plus system ticks out of `/proc/PID/stat`. The program's name may contain anything, so
-/// fields are counted behind its closing parenthesis.
-fn cpu_ticks(stat: &str) -> Option<u64> {
+/// CPU time of a process and its threads alone. Its clock is asked, since `/proc` rounds down to
+/// ticks: of a server with a process for each client, most would be lost.
+fn own_cpu_of(pid: u32) -> Option<Duration> {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).ok()?);
+    let clock = nix::time::clock_getcpuclockid(pid).ok()?;
+    nix::time::clock_gettime(clock).ok().map(Duration::from)
+}
+
+/// A process, its children, their children and so on, as they are now.
+fn family_of(pid: u32) -> Vec<u32> {
+    let parents = parents();
+    let mut family = vec![pid];
+    let mut next = 0;
+    while let Some(&parent) = family.get(next) {
+        let children = parents.iter().filter(|(_, of)| *of == parent);
+        family.extend(children.map(|(child, _)| child));
+        next += 1;
+    }
+    family
+}
+
+/// Every process of this machine with its parent.
+fn parents() -> Vec<(u32, u32)> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid| Some((pid, parent(&stat_of(pid))?)))
+        .collect()
+}
+
+fn stat_of(pid: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default()
+}
+
+/// The parent's id out of `/proc/PID/stat`.
+fn parent(stat: &str) -> Option<u32> {
+    stat_fields(stat)?.nth(1)?.parse().ok()
+}
+
+/// User plus system ticks of the process's children that have ended, with theirs, out of
+/// `/proc/PID/stat`.
+fn ended_children_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat_fields(stat)?.skip(13);
+    let mut next = || fields.next()?.parse::<u64>().ok();
+    Some(next()? + next()?)
+}
+
+/// The fields of `/proc/PID/stat` from the third on. The program's name may contain anything, so
+/// they are counted behind its closing parenthesis.
+fn stat_fields(stat: &str) -> Option<impl Iterator<Item = &str>> {
     let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
+    Some(fields.split_whitespace())
 }
 
 /// CPU time that all processors together have spent on anything but idling.
@@ -66,11 +113,15 @@ fn ticks(count: u64) -> Duration {
     Duration::from_secs_f64(count as f64 / per_second as f64)
 }
 
-/// Memory of a process, bytes: its own and its share of what it shares. Zero if it is no more.
+/// Memory of a process and of all that descend from it, bytes: their own and their share of what
+/// they share. Zero if it is no more.
 #[must_use]
 pub fn memory_of(pid: u32) -> u64 {
-    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    proportional_bytes(&rollup).unwrap_or_default()
+    let bytes_of = |pid: &u32| {
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
+        proportional_bytes(&rollup.unwrap_or_default()).unwrap_or_default()
+    };
+    family_of(pid).iter().map(bytes_of).sum()
 }
 
 fn proportional_bytes(rollup: &str) -> Option<u64> {
@@ -156,12 +207,69 @@ impl Machine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::BufRead;
 
     #[test]
-    fn cpu_is_read_behind_any_program_name() {
-        let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 100 0 0 0 31 11 0 0 20 0 1 0 5 1 1";
-        assert_eq!(cpu_ticks(stat), Some(42));
-        assert_eq!(cpu_ticks(""), None);
+    fn the_kernel_s_line_is_read_behind_any_program_name() {
+        let stat = "7 (a) b (c)) S 3 7 7 0 -1 4194560 100 0 0 0 20 10 31 11 20 0 1 0 5 1 1";
+        assert_eq!(ended_children_ticks(stat), Some(42));
+        assert_eq!(parent(stat), Some(3));
+        assert_eq!(ended_children_ticks(""), None);
+        assert_eq!(parent(""), None);
+    }
+
+    #[test]
+    fn what_a_process_spends_is_told_however_little_it_is() {
+        let own = std::process::id();
+        let before = cpu_of(own);
+        assert!(before > Duration::ZERO);
+        // Looking costs far less than a tick.
+        assert!(cpu_of(own) > before);
+        assert_eq!(own_cpu_of(u32::MAX), None);
+    }
+
+    #[test]
+    fn a_process_is_counted_with_its_children_and_their_children() {
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", "(read forever; exit $forever); exit $?"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let own = std::process::id();
+        // The shell makes its child in its own time.
+        let child = loop {
+            let family = family_of(shell.id());
+            if let [_, child] = family[..] {
+                break child;
+            }
+            assert_eq!(shell.try_wait().unwrap(), None);
+            std::thread::yield_now();
+        };
+        let family = family_of(own);
+        assert_eq!(family[0], own);
+        assert!(family.contains(&shell.id()) && family.contains(&child));
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
+        assert!(!family_of(own).contains(&child));
+    }
+
+    #[test]
+    fn what_an_ended_child_has_spent_stays_with_its_parent() {
+        let count = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", &format!("({count}); echo counted; read forever")])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = String::new();
+        let mut output = std::io::BufReader::new(shell.stdout.take().unwrap());
+        output.read_line(&mut said).unwrap();
+        assert_eq!(said, "counted\n");
+        assert_eq!(family_of(shell.id()), [shell.id()]);
+        assert!(cpu_of(shell.id()) > Duration::ZERO);
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
     }
 
     #[test]

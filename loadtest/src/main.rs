@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use loadtest::compare::{self, CompareArgs};
 use loadtest::demo::actor::{self, ActorArgs};
-use loadtest::demo::{self, DemoArgs, DemoError, private};
+use loadtest::demo::{self, DemoArgs, DemoError};
+use loadtest::keeper::{self, Kept};
 use loadtest::process;
 use loadtest::run::{self, RunArgs};
 use loadtest::scale::{self, ScaleArgs};
@@ -38,6 +40,8 @@ enum Command {
     Demo(DemoArgs),
     /// Puts a workload on a cell, judges every answer, and reports what it cost.
     Run(RunArgs),
+    /// Puts the same work on lockd and on what people use for locks, and reports what each cost.
+    Compare(CompareArgs),
     /// Fills a cell with very many sessions and locks, measures what they cost, kills its leader,
     /// and counts what was lost.
     Scale(ScaleArgs),
@@ -58,9 +62,15 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
-    /// Keeps a private PostgreSQL server.
-    #[command(name = "__postgres", hide = true)]
-    Postgres,
+    /// Keeps private servers of another project.
+    #[command(name = "__keep", hide = true)]
+    Keep {
+        /// Which.
+        what: Kept,
+        /// For how many clients.
+        #[arg(long)]
+        clients: u64,
+    },
     /// A client of the demo.
     #[command(name = "__actor", hide = true)]
     Actor(ActorArgs),
@@ -75,9 +85,12 @@ fn main() -> ExitCode {
             process::die_with_parent();
             in_runtime(actor::run(&arguments)).map(|()| ExitCode::SUCCESS)
         }
-        Command::Postgres => in_runtime(private::keep()).map(|()| ExitCode::SUCCESS),
+        Command::Keep { what, clients } => {
+            in_runtime(keeper::keep(what, clients)).map(|()| ExitCode::SUCCESS)
+        }
         Command::Demo(arguments) => in_runtime(show_demo(&arguments)),
         Command::Run(arguments) => in_runtime(put_load(&arguments)),
+        Command::Compare(arguments) => in_runtime(compare_all(&arguments)),
         Command::Scale(arguments) => in_runtime(fill_cell(&arguments)),
         #[cfg(feature = "sim")]
         Command::Sim(arguments) => command::execute(&arguments).map(exit_code),
@@ -129,6 +142,22 @@ async fn put_load(arguments: &RunArgs) -> Result<ExitCode, String> {
     };
     run::write_report(&report, arguments.json.as_deref()).map_err(|error| error.to_string())?;
     Ok(exit_code(report.passed()))
+}
+
+async fn compare_all(arguments: &CompareArgs) -> Result<ExitCode, String> {
+    let program = this_program()?;
+    // Dropping the comparison ends every process that it has started.
+    let comparison = tokio::select! {
+        result = compare::compare(arguments, &program) => result.map_err(|e| e.to_string())?,
+        () = interrupted()? => return Ok(ExitCode::from(INTERRUPTED)),
+    };
+    run::write_report(&comparison, arguments.json.as_deref()).map_err(|e| e.to_string())?;
+    if comparison.passed() && !comparison.is_complete() {
+        return Err(
+            "not everything could be measured or cleaned up: the result says what".to_owned(),
+        );
+    }
+    Ok(exit_code(comparison.passed()))
 }
 
 async fn fill_cell(arguments: &ScaleArgs) -> Result<ExitCode, String> {

@@ -15,6 +15,9 @@
 //! - **Release.** A release that is answered while the lease still runs is not answered with
 //!   "not held".
 //!
+//! A service without tokens is judged by the last two alone: the oracle numbers its grants in the
+//! order in which they are received, which breaks no rule of order.
+//!
 //! It has no clock and does no I/O. It must stay cheap: it runs inside the measured loop.
 
 use std::collections::{HashSet, VecDeque};
@@ -52,6 +55,8 @@ pub struct Oracle {
     clients: Vec<ClientState>,
     locks: Vec<LockState>,
     highest_token: u64,
+    /// What the numbers of grants are called.
+    number_is: &'static str,
     tokens: HashSet<u64>,
     forget_at: usize,
     violations: u64,
@@ -125,6 +130,7 @@ impl Oracle {
             clients: vec![ClientState { floor: None }; clients],
             locks: vec![LockState::default(); locks],
             highest_token: 0,
+            number_is: "token",
             tokens: HashSet::new(),
             forget_at: TOKENS_MIN,
             violations: 0,
@@ -140,6 +146,15 @@ impl Oracle {
     /// The client gave up asking, or its attempt failed.
     pub fn gives_up(&mut self, client: ClientIndex) {
         self.clients[client.0].floor = None;
+    }
+
+    /// The number of the grant that is now received: its token or, of a service that gives none,
+    /// the next one of the oracle's own.
+    pub fn number(&mut self, token: Option<u64>) -> u64 {
+        token.unwrap_or_else(|| {
+            self.number_is = "hold";
+            self.highest_token + 1
+        })
     }
 
     /// The client received a grant on which it may rely until `until`.
@@ -192,11 +207,14 @@ impl Oracle {
         self.record(client, lock, what, token, now);
         if answer == Released::NotHeld && now < until {
             let left = until.duration_since(now).as_millis();
-            self.violation(lock, format!(
-                "release: client {} released token {token} with {left} ms of its lease left, and \
+            self.violation(
+                lock,
+                format!(
+                    "release: client {} released {} {token} with {left} ms of its lease left, and \
                  was told that it did not hold it",
-                client.0
-            ));
+                    client.0, self.number_is
+                ),
+            );
         }
     }
 
@@ -257,9 +275,9 @@ impl Oracle {
         };
         let left = holder.until.duration_since(now).as_millis();
         self.violation(lock, format!(
-            "exclusion: client {} was granted token {token} while client {} held the lock under \
-             token {}, with {left} ms of its lease left",
-            client.0, holder.client.0, holder.token
+            "exclusion: client {} was granted {number_is} {token} while client {} held the lock \
+             under {number_is} {}, with {left} ms of its lease left",
+            client.0, holder.client.0, holder.token, number_is = self.number_is
         ));
     }
 
@@ -287,7 +305,8 @@ impl Oracle {
         self.violations += 1;
         if self.stories.len() < STORIES_MAX {
             let events = &self.locks[lock.0].events;
-            let history = events.iter().map(|event| event.describe(lock)).collect();
+            let describe = |event: &Event| event.describe(lock, self.number_is);
+            let history = events.iter().map(describe).collect();
             self.stories.push(Violation { what, history });
         }
     }
@@ -306,7 +325,7 @@ impl Oracle {
 }
 
 impl Event {
-    fn describe(&self, lock: LockIndex) -> String {
+    fn describe(&self, lock: LockIndex, number_is: &str) -> String {
         let what = match self.what {
             What::Granted => "was granted it",
             What::LetGo => "lets go",
@@ -314,7 +333,7 @@ impl Event {
             What::NotHeld => "was told: not held",
         };
         format!(
-            "{:>12.6} s  lock {} token {}: client {} {what}",
+            "{:>12.6} s  lock {} {number_is} {}: client {} {what}",
             self.at.as_secs_f64(),
             lock.0,
             self.token,

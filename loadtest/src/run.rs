@@ -7,26 +7,27 @@ pub mod histories;
 pub mod measure;
 pub mod progress;
 pub mod report;
+pub mod round;
 pub mod spending;
 pub mod workload;
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lockd_client::{ConfigError, ConnectError};
-use lockd_protocol::NodeId;
+use serde::Serialize;
 
 use crate::cell::{CellError, OwnCell};
 use crate::driver::lockd::{LockdDriver, LockdOptions};
-use crate::machine::{self, Machine, SyncLatency};
+use crate::machine::{self, SyncLatency};
 use crate::terminal::print_line;
-use report::{Cpu, LeaderKill, Memory, Report, Spread};
-use spending::{Meter, Spent};
-use workload::{Phases, Shared, Workload};
+use report::Report;
+use round::Setup;
+use workload::{Phases, Workload};
 
 /// Most clients of one run.
-const CLIENTS_MAX: u64 = 100_000;
+pub(crate) const CLIENTS_MAX: u64 = 100_000;
 
 /// Options of `loadtest run`.
 #[derive(Clone, Debug, clap::Args)]
@@ -116,13 +117,6 @@ impl RunArgs {
         self.connections.unwrap_or(self.clients)
     }
 
-    fn phases(&self) -> Phases {
-        Phases {
-            warmup: self.warmup,
-            duration: self.duration,
-        }
-    }
-
     fn check(&self) -> Result<(), RunError> {
         let (connections, clients) = (self.connections(), self.clients);
         if connections > clients {
@@ -172,11 +166,14 @@ pub async fn run(arguments: &RunArgs, program: &Path) -> Result<Report, RunError
     Ok(report)
 }
 
-/// Writes a report where it was asked for.
+/// Writes a result where it was asked for: as text or JSON to standard output, or both.
 ///
 /// # Errors
 /// [`RunError::Write`].
-pub fn write_report(report: &Report, json: Option<&Path>) -> Result<(), RunError> {
+pub fn write_report<R: Display + Serialize>(
+    report: &R,
+    json: Option<&Path>,
+) -> Result<(), RunError> {
     let Some(path) = json else {
         print_line(&report.to_string());
         return Ok(());
@@ -194,7 +191,11 @@ pub fn write_report(report: &Report, json: Option<&Path>) -> Result<(), RunError
     std::fs::write(path, text + "\n").map_err(failed)
 }
 
-fn temporary_directory(parent: Option<&Path>) -> Result<tempfile::TempDir, RunError> {
+/// A directory in `parent`, or where temporary files belong. It goes when it is dropped.
+///
+/// # Errors
+/// [`RunError::Write`].
+pub(crate) fn temporary_directory(parent: Option<&Path>) -> Result<tempfile::TempDir, RunError> {
     let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
     tempfile::Builder::new()
         .prefix("loadtest-")
@@ -208,12 +209,11 @@ fn temporary_directory(parent: Option<&Path>) -> Result<tempfile::TempDir, RunEr
 async fn drive(
     arguments: &RunArgs,
     config: &Path,
-    mut cell: Option<&mut OwnCell>,
+    cell: Option<&mut OwnCell>,
     disk: SyncLatency,
 ) -> Result<Report, RunError> {
-    let clients = usize::try_from(arguments.clients).unwrap_or(usize::MAX);
     let options = LockdOptions {
-        clients,
+        clients: usize::try_from(arguments.clients).unwrap_or(usize::MAX),
         connections: usize::try_from(arguments.connections()).unwrap_or(usize::MAX),
         ttl: arguments.ttl,
         tickets: arguments.tickets,
@@ -222,110 +222,20 @@ async fn drive(
     let pids = cell
         .as_ref()
         .map_or(arguments.pids.clone(), |cell| cell.pids());
-    let prefix = format!("loadtest/{}", std::process::id());
-    let shared = Shared::new(arguments.workload, clients, &prefix, arguments.hold);
-    let conductor = async {
-        let mut conduct = pin!(conduct(arguments, &shared, &pids, cell.as_deref_mut()));
-        tokio::select! {
-            outcome = &mut conduct => outcome,
-            () = progress::show(&shared, arguments.phases()) => conduct.await,
-        }
-    };
-    let (outcome, unfinished) = workload::closed_loop(drivers, &shared, conductor).await;
-    let (spent, killed) = outcome?;
-    if let Some(cell) = cell {
-        cell.check()?;
-    }
-    let measured = Measured {
-        spent,
-        killed,
-        disk,
-        unfinished,
-    };
-    Ok(report(arguments, &shared, measured))
-}
-
-/// Warm-up, then the window that counts, with a kill in it if one was asked for.
-async fn conduct(
-    arguments: &RunArgs,
-    shared: &Shared,
-    pids: &[u32],
-    cell: Option<&mut OwnCell>,
-) -> Result<(Spent, Option<(NodeId, Duration)>), RunError> {
-    tokio::time::sleep(arguments.warmup).await;
-    let begin = Instant::now();
-    shared.measure.borrow_mut().begin(begin);
-    let mut meter = Meter::begin(pids);
-    let mut killed = None;
-    if let (Some(at), Some(cell)) = (arguments.kill_leader_at, cell) {
-        tokio::time::sleep(at).await;
-        let leader = cell.leader().await?;
-        meter.look();
-        cell.kill(leader);
-        shared.measure.borrow_mut().mark();
-        killed = Some((leader, begin.elapsed()));
-    }
-    tokio::time::sleep(arguments.duration.saturating_sub(begin.elapsed())).await;
-    shared.measure.borrow_mut().end(Instant::now());
-    Ok((meter.end(), killed))
-}
-
-/// What a run gave beside the counters.
-struct Measured {
-    spent: Spent,
-    killed: Option<(NodeId, Duration)>,
-    disk: SyncLatency,
-    unfinished: usize,
-}
-
-fn report(arguments: &RunArgs, shared: &Shared, measured: Measured) -> Report {
-    let measure = shared.measure.borrow();
-    let oracle = shared.oracle.borrow();
-    let histories = shared.histories.borrow().judge();
-    let spent = measured.spent;
-    let cycles = measure.cycles();
-    let seconds = measure.duration().as_secs_f64();
-    let (min, max) = measure.cycles_of_clients();
-    let per_cycle = |cpu: Duration| cpu.as_secs_f64() * 1e6 / cycles.max(1) as f64;
-    let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
-    Report {
-        schema: report::SCHEMA,
-        version: env!("CARGO_PKG_VERSION"),
-        workload: arguments.workload.name(),
+    let setup = Setup {
         driver: "lockd",
-        clients: arguments.clients,
+        workload: arguments.workload,
         connections: arguments.connections(),
         tickets: arguments.tickets,
-        ttl_ms: milliseconds(arguments.ttl),
-        hold_ms: milliseconds(arguments.hold),
-        warmup_s: arguments.warmup.as_secs_f64(),
-        duration_s: seconds,
-        cycles,
-        cycles_per_s: cycles as f64 / seconds.max(f64::MIN_POSITIVE),
-        cycles_per_client: Spread { min, max },
-        acquire_us: measure.acquire(),
-        release_us: measure.release(),
-        cpu_us_per_cycle: Cpu {
-            servers: spent.servers_cpu.map(per_cycle),
-            client: per_cycle(spent.client_cpu),
+        ttl: arguments.ttl,
+        hold: arguments.hold,
+        phases: Phases {
+            warmup: arguments.warmup,
+            duration: arguments.duration,
         },
-        memory_bytes: Memory {
-            servers: spent.servers_memory,
-            client: spent.client_memory,
-        },
-        other_load_cores: spent.others_cpu.as_secs_f64() / seconds.max(f64::MIN_POSITIVE),
-        disk_sync_us: measured.disk,
-        longest_gap_ms: milliseconds(measure.longest_gap()),
-        leader_killed: measured.killed.map(|(node, at)| LeaderKill {
-            node: node.0,
-            at_s: at.as_secs_f64(),
-            longest_gap_after_ms: milliseconds(measure.longest_gap_after_mark()),
-        }),
-        errors: measure.troubles().clone(),
-        unfinished_clients: measured.unfinished,
-        violations: oracle.violations() + histories.refused.len() as u64,
-        histories,
-        violation_details: oracle.stories().to_vec(),
-        machine: Machine::describe(),
-    }
+        prefix: format!("loadtest/{}", std::process::id()),
+        disk,
+        kill_leader_at: arguments.kill_leader_at,
+    };
+    Ok(round::measure(&setup, drivers, &pids, cell).await?)
 }

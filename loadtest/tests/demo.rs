@@ -10,9 +10,8 @@ mod common;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use common::{printed, program, run};
+use common::{assert_gone, descendants, printed, program, run};
 use gateway::postgres::private_server::{Options, PrivateServer};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -129,42 +128,17 @@ fn demo_with_a_paused_client(directory: &Path, upstream: &str) -> (Child, Vec<u3
         .map_while(Result::ok)
         .any(|line| line.contains("SIGSTOP"));
     assert!(paused, "the story ended before a client was paused");
-    let mut processes = children(demo.id());
-    // And theirs: the keeper of PostgreSQL has the server.
-    processes.extend(processes.clone().into_iter().flat_map(children));
+    let processes = descendants(demo.id());
+    assert!(
+        processes.len() >= 5,
+        "three nodes, a gateway, a client: {processes:?}"
+    );
     (demo, processes)
-}
-
-fn children(pid: u32) -> Vec<u32> {
-    let path = format!("/proc/{pid}/task/{pid}/children");
-    let children = std::fs::read_to_string(path).unwrap();
-    let children = children.split_whitespace();
-    children.map(|pid| pid.parse().unwrap()).collect()
 }
 
 fn send(process: &Child, signal: Signal) {
     let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
     kill_process(pid.unwrap(), signal).unwrap();
-}
-
-/// Waits until none of these processes runs any more.
-fn assert_gone(pids: &[u32]) {
-    assert!(
-        pids.len() >= 5,
-        "three nodes, a gateway, a client: {pids:?}"
-    );
-    let start = Instant::now();
-    let runs = |pid: &&u32| {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        Path::new(&format!("/proc/{pid}")).exists() && !status.contains(") Z ")
-    };
-    while let Some(left) = pids.iter().find(runs) {
-        assert!(
-            start.elapsed() < Duration::from_secs(20),
-            "process {left} was left behind"
-        );
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[test]

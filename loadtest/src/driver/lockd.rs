@@ -114,8 +114,8 @@ impl Driver for LockdDriver {
 }
 
 impl Guard for LockGuard {
-    fn token(&self) -> u64 {
-        LockGuard::token(self).0
+    fn token(&self) -> Option<u64> {
+        Some(LockGuard::token(self).0)
     }
 
     fn valid_for(&self) -> Duration {

@@ -184,3 +184,28 @@ fn stories_are_limited_and_violations_are_not() {
     assert!(bench.oracle.violations() >= 100);
     assert_eq!(bench.oracle.stories().len(), STORIES_MAX);
 }
+
+#[test]
+fn grants_without_tokens_are_numbered_and_judged_by_who_holds() {
+    let mut bench = Bench::new();
+    let mut granted = |client, ms| {
+        bench.oracle.asks(client);
+        let grant = bench.oracle.number(None);
+        bench.granted(client, LOCK, grant, ms);
+        bench.lets_go(client, LOCK, grant, ms + 1);
+    };
+    granted(A, 1);
+    granted(B, 3);
+    granted(A, 5);
+    assert_eq!(bench.violations(), Vec::<&str>::new());
+    let held = bench.oracle.number(None);
+    bench.granted(A, LOCK, held, 10);
+    let beside = bench.oracle.number(None);
+    bench.granted(B, LOCK, beside, 11);
+    bench.assert_one("exclusion: client 1 was granted hold 5 while client 0 held the lock under");
+    let story = bench.oracle.stories()[0].to_string();
+    assert!(
+        story.contains("lock 0 hold 4: client 0 was granted it"),
+        "{story}"
+    );
+}

@@ -236,7 +236,8 @@ impl fmt::Display for Latency {
     }
 }
 
-fn milliseconds(microseconds: f64) -> String {
+/// A latency in microseconds, for people.
+pub(crate) fn milliseconds(microseconds: f64) -> String {
     let milliseconds = microseconds / 1000.0;
     match milliseconds {
         m if m < 10.0 => format!("{m:.2} ms"),
@@ -250,10 +251,11 @@ fn mib(bytes: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn report() -> Report {
+    /// A report of a run that went well.
+    pub(crate) fn report() -> Report {
         Report {
             schema: SCHEMA,
             version: "0.0.0",

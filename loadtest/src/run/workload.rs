@@ -156,7 +156,7 @@ async fn cycle<D: Driver>(
         histories.gives_up(client, lock, asked);
     })?;
     let now = Instant::now();
-    let token = guard.token();
+    let token = shared.oracle.borrow_mut().number(guard.token());
     let mut until = now + guard.valid_for();
     shared.measure.borrow_mut().granted(asked, now);
     shared

@@ -48,8 +48,8 @@ struct Liar(Rc<RefCell<Service>>);
 struct LiarGuard(u64);
 
 impl Guard for LiarGuard {
-    fn token(&self) -> u64 {
-        self.0
+    fn token(&self) -> Option<u64> {
+        Some(self.0)
     }
 
     fn valid_for(&self) -> Duration {
