@@ -270,7 +270,7 @@ fn grace_is_the_time_between_the_signals_and_is_refused_where_it_does_not_fit() 
     let flags = ["--ttl", "60s", "--grace", "100ms"];
     let script = "trap 'echo asked' TERM; while :; do sleep 0.05; done";
     let mut deaf = cell.lock(&[&["a"], &flags[..]].concat(), script);
-    assert_eq!(cell.run(&["break", "a", "--reason", "x"]).code, 0);
+    assert_eq!(cell.operate(&["break", "a", "--reason", "x"]).code, 0);
     assert_eq!(deaf.line(), "asked");
     // Long before the minute of its lease is over, which is when it would be killed otherwise.
     let said = Said::of(deaf.wait());
