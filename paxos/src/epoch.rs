@@ -164,6 +164,9 @@ impl Replica {
             if self.core.quorum.is_accepted_by(enough.count()) {
                 removal.retire(&mut self.core);
             }
+        } else if known && self.may_have_ended_before(epoch) {
+            // It asks how its epoch ended, and then goes as any that knows of its removal.
+            self.learning.offered(&mut self.core, from);
         } else if known && epoch > self.core.epoch() {
             // It was away when it happened: nobody waits for what it knows.
             self.step_down();
@@ -171,5 +174,18 @@ impl Replica {
             removal.retire(&mut self.core);
             self.removal = Some(removal);
         }
+    }
+
+    /// Whether the end of the present epoch may have been decided by this node, and `epoch` be the
+    /// one after it: then perhaps nobody has what was decided but this node and a few who may
+    /// lose it.
+    ///
+    /// Logs have no gaps, so whoever accepted an epoch's end has all that precedes it. A node that
+    /// did not accept it is not needed for any of that; nor is one of an epoch before the last,
+    /// because a quorum of later voters has accepted more.
+    fn may_have_ended_before(&self, epoch: Epoch) -> bool {
+        let acceptor = &self.core.acceptor;
+        let accepted = acceptor.log().stop().is_some() || acceptor.damaged().is_some();
+        self.core.is_member() && epoch == self.core.epoch().next() && accepted
     }
 }

@@ -294,7 +294,7 @@ impl Replica {
                     self.learning.offered(core, from);
                 }
             }
-            Body::Learn(learn) => serve::on_learn(core, from, learn),
+            Body::Learn(learn) => serve::on_learn(core, from, message.epoch, learn),
             Body::Learned(learned) => {
                 if let State::Candidate(candidate) = &mut self.state {
                     let leader = candidate.on_learned(core, from, learned);

@@ -12,7 +12,7 @@ use crate::interface::Output;
 use crate::limits::{CHUNK_BYTES_MAX, LEARNERS_MAX};
 use crate::message::{Behind, Body, Chunk, FetchChunk, Learn, Learned, Offer};
 use crate::planted::Planted;
-use crate::types::{Ballot, Entry, LoadId, NodeId, Slot, Time};
+use crate::types::{Ballot, Entry, Epoch, LoadId, NodeId, Slot, Time};
 
 /// What is being read from the store, and for whom: at most one thing for each peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -88,11 +88,17 @@ pub(crate) fn hint(core: &mut Core, to: NodeId) {
     core.send(to, Body::Behind(Behind { decided }));
 }
 
-pub(crate) fn on_learn(core: &mut Core, from: NodeId, learn: Learn) {
-    if core.membership.has_removed(from) {
-        return core.send(from, Body::Removed);
+/// Answers a question of a node that is in `epoch`.
+pub(crate) fn on_learn(core: &mut Core, from: NodeId, epoch: Epoch, learn: Learn) {
+    let removed = core.membership.has_removed(from);
+    if removed {
+        core.send(from, Body::Removed);
+        if epoch >= core.epoch() {
+            return;
+        }
+        // It may have to know how its epoch ended before it may go.
     }
-    if !core.membership.contains(from) {
+    if !removed && !core.membership.contains(from) {
         let now = core.now;
         core.learners.heard(from, learn.durable, now);
     }
@@ -235,7 +241,7 @@ mod tests {
     }
 
     fn asks(core: &mut Core, first: u64, last: u64) -> Vec<(u64, Body)> {
-        on_learn(core, PEER, learn(first, last));
+        on_learn(core, PEER, Epoch(1), learn(first, last));
         sent(core)
     }
 
@@ -271,12 +277,12 @@ mod tests {
     #[test]
     fn what_is_not_in_memory_is_read_from_the_store() {
         let mut core = with_nine();
-        on_learn(&mut core, PEER, learn(2, 20));
+        on_learn(&mut core, PEER, Epoch(1), learn(2, 20));
         let read = loads(&mut core);
         let [(id, 2, 6)] = read[..] else {
             panic!("{read:?}");
         };
-        on_learn(&mut core, PEER, learn(2, 20));
+        on_learn(&mut core, PEER, Epoch(1), learn(2, 20));
         assert_eq!(loads(&mut core), [], "that is being read");
         let mut entries = commands(2..=4, 1);
         entries.push(command(6, 1));
@@ -296,7 +302,7 @@ mod tests {
         core.acceptor.snapshot_taken(snapshot(5, 1), Slot(4));
         let meta = snapshot(5, 1);
         assert_eq!(asks(&mut core, 3, 9), [(2, Body::Offer(Offer { meta }))]);
-        on_learn(&mut core, PEER, learn(4, 20));
+        on_learn(&mut core, PEER, Epoch(1), learn(4, 20));
         assert_eq!(loads(&mut core).len(), 1);
     }
 
@@ -305,15 +311,30 @@ mod tests {
         let mut core = with_nine();
         asks(&mut core, 9, 9);
         assert_eq!(core.learners.all(), []);
-        on_learn(&mut core, NodeId(4), learn(9, 9));
+        on_learn(&mut core, NodeId(4), Epoch(1), learn(9, 9));
         assert_eq!(core.learners.all(), [(NodeId(4), Slot(3))]);
         core.learners.forget(NodeId(4));
         assert_eq!(core.learners.all(), []);
         core.membership.newest = NodeId(4);
         sent(&mut core);
-        on_learn(&mut core, NodeId(4), learn(9, 9));
+        on_learn(&mut core, NodeId(4), Epoch(1), learn(9, 9));
         assert_eq!(sent(&mut core), [(4, Body::Removed)]);
         assert_eq!(core.learners.all(), []);
+    }
+
+    #[test]
+    fn a_removed_node_that_is_behind_in_epochs_is_told_how_its_epoch_ended() {
+        let mut core = with_nine();
+        core.membership.newest = NodeId(4);
+        let mut told = |epoch| {
+            on_learn(&mut core, NodeId(4), Epoch(epoch), learn(9, 9));
+            let bodies = sent(&mut core).into_iter();
+            bodies.map(|(_, body)| body).collect::<Vec<_>>()
+        };
+        let [(_, entry)] = learned(commands(9..=9, 1));
+        assert_eq!(told(0), [Body::Removed, entry]);
+        assert_eq!(told(1), [Body::Removed]);
+        assert_eq!(core.learners.all(), [], "it is none");
     }
 
     fn fetch(crc: u32, offset: u64) -> FetchChunk {

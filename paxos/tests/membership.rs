@@ -347,3 +347,38 @@ fn removed_nodes_that_alone_know_of_it_tell_the_others_also_after_a_restart() {
     cell.run_until(|cell| gone.iter().all(|node| cell.nodes[*node].retired));
     decide(&mut cell, 1);
 }
+
+#[test]
+fn a_removed_node_that_missed_its_farewell_stays_until_a_quorum_has_what_it_decided() {
+    let mut cell = Cell::new();
+    decide(&mut cell, 3);
+    let learner = with_learner(&mut cell);
+    let leader = cell.wait_for_leader();
+    let (stays, gone) = ((leader + 1) % 3, (leader + 2) % 3);
+    // Entries and the end of the epoch are decided by the leader and the one who is removed, who
+    // does not hear that they are.
+    cell.isolate(stays);
+    cell.isolate(learner);
+    decide(&mut cell, 3);
+    let next = [leader, stays, learner].map(|node| NodeId(node as u64 + 1));
+    let replica = &mut cell.nodes[leader].replica;
+    let begun = replica.reconfigure(cell.now, next.to_vec(), None, Bytes::new());
+    let stop = begun.expect("allowed");
+    let entered =
+        |cell: &Cell, node: usize| cell.nodes[node].replica.status().membership.epoch == Epoch(2);
+    cell.run_steps_until(|cell| entered(cell, leader));
+    cell.forget_messages();
+    assert!(!entered(&cell, gone));
+    assert_eq!(cell.nodes[gone].replica.status().end, stop);
+    // The leader alone tells it that it is removed, again and again.
+    cell.run_for(3_000_000);
+    assert!(!cell.nodes[gone].retired, "one of three knows");
+    // The leader is lost. All that was decided is there.
+    cell.kill(leader);
+    cell.cut.clear();
+    cell.run_until(|cell| cell.nodes[gone].retired);
+    cell.kill(gone);
+    decide(&mut cell, 1);
+    assert_eq!(cell.nodes[stays].payloads().len(), 7);
+    cell.run_until(|cell| cell.nodes[stays].applied == cell.nodes[learner].applied);
+}

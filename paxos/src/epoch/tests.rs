@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::interface::{Config, Timing};
-use crate::testing::{OWN, ballot, commands, membership, recovered, snapshot};
+use crate::testing::{OWN, ballot, commands, membership, recovered, snapshot, stop};
 use crate::types::Recovered;
 
 /// Node 1 in the second epoch of three members, with so much decided.
@@ -119,6 +119,32 @@ fn a_node_that_was_away_when_it_was_removed_ends_when_a_member_or_a_seed_says_so
     let mut unknown = replica(Recovered::fresh(learner));
     unknown.on_removed(NodeId(2), Epoch(2));
     assert!(retired(&mut unknown), "a seed is believed, too");
+}
+
+#[test]
+fn a_node_that_accepted_the_end_of_its_epoch_asks_about_it_when_it_is_said_to_be_removed() {
+    let mut ending = commands(1..=3, 1);
+    ending.push(stop(4, 1));
+    let ended = recovered(ending, 1);
+    // What cannot be read any more may be such an end.
+    let damaged = Recovered {
+        claimed: Slot(4),
+        ..recovered(commands(1..=3, 1), 1)
+    };
+    for last in [ended, damaged] {
+        let mut replica = replica(last);
+        replica.on_removed(NodeId(3), Epoch(2));
+        let said = outputs(&mut replica);
+        assert!(!said.contains(&Output::Removed(Epoch(2))), "{said:?}");
+        let asked = said.iter().any(|output| {
+            matches!(output, Output::Send { to: NodeId(3), message }
+                if matches!(message.body, Body::Learn(_)))
+        });
+        assert!(asked, "{said:?}");
+        // Voters of a later epoch have all that precedes them.
+        replica.on_removed(NodeId(3), Epoch(3));
+        assert!(retired(&mut replica));
+    }
 }
 
 #[test]

@@ -448,7 +448,8 @@ fn joins(decided: u64, durable: u64, micros_ago: u64) -> Result<Slot, Reconfigur
         last: Slot(1),
         durable: Slot(durable),
     };
-    serve::on_learn(&mut core, NodeId(4), learn);
+    let epoch = core.epoch();
+    serve::on_learn(&mut core, NodeId(4), epoch, learn);
     later(&mut core, micros_ago);
     let mut next = next(&core);
     next.members.push(NodeId(4));
