@@ -30,6 +30,8 @@ pub(crate) struct Core {
     pub(crate) acceptor: Acceptor,
     pub(crate) loads: Loads,
     pub(crate) learners: Learners,
+    /// Others have to lead, and without this node's promise: see `Learning::leaves_the_lead`.
+    pub(crate) leaves_the_lead: bool,
     pub(crate) plant: Plant,
     outputs: VecDeque<Output>,
     announced: Role,
@@ -50,6 +52,7 @@ impl Core {
             acceptor: Acceptor::new(recovered),
             loads: Loads::default(),
             learners: Learners::default(),
+            leaves_the_lead: false,
             plant: Plant::default(),
             outputs: VecDeque::new(),
             announced: Role::Follower { leader: None },
@@ -65,9 +68,14 @@ impl Core {
         self.membership.contains(self.node)
     }
 
-    /// Whether this node can promise: its disk answers, and has kept all that was acknowledged.
+    /// Whether this node can promise: its disk answers, and can give others what they lack.
     pub(crate) fn can_vote(&self) -> bool {
-        self.is_member() && self.disk_ok() && self.acceptor.damaged().is_none()
+        self.is_member() && self.disk_ok() && self.is_whole()
+    }
+
+    /// Whether the disk has kept all that was acknowledged, or others have what it has not.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.acceptor.damaged().is_none() && !self.leaves_the_lead
     }
 
     /// From now on these vote.

@@ -35,6 +35,8 @@ pub(crate) struct Learning {
     transfer: Option<Transfer>,
     /// Decided slots that the disk damaged.
     damaged: BTreeSet<Slot>,
+    /// The damaged slot that was asked for last, and who does not know that it was decided.
+    unknown: (Slot, BTreeSet<NodeId>),
     /// Where the readable log ended when the store was last asked for what follows.
     reread_at: Slot,
 }
@@ -58,6 +60,7 @@ impl Learning {
             next_question: now,
             transfer: None,
             damaged: BTreeSet::new(),
+            unknown: (Slot::NONE, BTreeSet::new()),
             reread_at: end,
         }
     }
@@ -115,6 +118,7 @@ impl Learning {
             return;
         }
         self.asked = None;
+        self.note_unknown(from, asked.first, learned.decided);
         let repaired = self.repair_with(core, &learned.entries);
         let before = core.acceptor.log().decided();
         core.acceptor.learn(learned.entries);
@@ -246,6 +250,35 @@ impl Learning {
         !core.is_member() || !self.damaged.is_empty() || core.acceptor.damaged().is_some()
     }
 
+    /// Whether this node has to let others lead: it cannot read an entry that it knows to be
+    /// decided, and so many others do not know that it was that they need nobody else to find out.
+    ///
+    /// Those of them that have it have it undecided, which they cannot give away. A new leader that
+    /// is elected among them adopts it and decides it again.
+    pub(crate) fn leaves_the_lead(&self, core: &Core) -> bool {
+        let (slot, nodes) = &self.unknown;
+        let others = nodes.iter().filter(|node| core.peers.contains(node));
+        let others = others.count();
+        self.damaged.contains(slot)
+            && core.quorum.is_prepared_by(others)
+            && core.quorum.is_accepted_by(others)
+    }
+
+    /// Somebody who was asked from `first` on has so much decided.
+    fn note_unknown(&mut self, node: NodeId, first: Slot, decided: Slot) {
+        if !self.damaged.contains(&first) {
+            return;
+        }
+        if self.unknown.0 != first {
+            self.unknown = (first, BTreeSet::new());
+        }
+        if decided < first {
+            self.unknown.1.insert(node);
+        } else {
+            self.unknown.1.remove(&node);
+        }
+    }
+
     /// Puts copies of damaged entries back. A decided slot has one value, so any copy is right.
     /// Whether there was a copy of any.
     fn repair_with(&mut self, core: &mut Core, entries: &[Entry]) -> bool {
@@ -320,6 +353,6 @@ impl std::hash::Hash for Learning {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         let asked = self.asked.map(|asked| (asked.node, asked.first));
         (asked, self.helper, self.unhelpful).hash(state);
-        (&self.transfer, &self.damaged, self.reread_at).hash(state);
+        (&self.transfer, &self.damaged, &self.unknown, self.reread_at).hash(state);
     }
 }

@@ -109,6 +109,7 @@ impl Replica {
             }
         }
         self.change_epoch();
+        self.core.leaves_the_lead = self.learning.leaves_the_lead(&self.core);
         self.learning.reread(&mut self.core);
         self.tell_repaired();
         self.tick();
@@ -238,7 +239,7 @@ impl Replica {
                 true
             }
             State::Candidate(candidate) => candidate.tick(core),
-            State::Leader(leader) => leader.tick(core),
+            State::Leader(leader) => !core.leaves_the_lead && leader.tick(core),
         };
         if !goes_on {
             self.step_down();
@@ -376,8 +377,9 @@ impl Replica {
 
     fn on_prepare(&mut self, from: NodeId, prepare: Prepare) {
         let lax = self.core.plant.has(Planted::DamagedPromises);
-        if self.core.acceptor.damaged().is_some() && !lax {
-            // It could not say what it accepted. Who leads without it brings its log in order.
+        if !self.core.is_whole() && !lax {
+            // It could not say what it accepted, or not give what a candidate lacks. Who leads
+            // without it brings its log in order.
             return;
         }
         if self.admit(from, prepare.ballot) && self.core.acceptor.accepted() != prepare.ballot {

@@ -380,6 +380,41 @@ fn who_cannot_give_what_it_knows_is_left_for_another() {
 }
 
 #[test]
+fn a_leader_that_cannot_read_what_only_it_knows_to_be_decided_leaves_the_lead_to_others() {
+    let (mut cell, leader) = Cell::with_leader();
+    decide(&mut cell, 5);
+    cell.run_for(100_000);
+    for node in &mut cell.nodes {
+        node.replica.tighten(paxos::limits::Bounds {
+            tail_cache_entries: 0,
+            ..Default::default()
+        });
+    }
+    // One more entry is decided, by the leader and another node, which does not hear of it.
+    let (has_it, lacks_it) = ((leader + 1) % 3, (leader + 2) % 3);
+    cell.isolate(lacks_it);
+    let last = cell.propose(leader, b"precious");
+    (0..3).for_each(|node| cell.isolate(node));
+    cell.run_for(2_000_000);
+    let decided = |cell: &Cell, node: usize| cell.nodes[node].replica.status().decided;
+    assert_eq!(decided(&cell, leader), last);
+    assert!(decided(&cell, has_it) < last);
+    assert_eq!(cell.nodes[has_it].replica.status().end, last);
+    // It leads again, without the other one's promise, and its own copy is in no memory.
+    cell.nodes[leader].disk.damaged.push(last);
+    for way in [(leader, lacks_it), (lacks_it, leader)] {
+        cell.cut.remove(&(way.0 as u64 + 1, way.1 as u64 + 1));
+    }
+    let leads = |cell: &Cell| matches!(cell.nodes[leader].replica.role(), Role::Leader { .. });
+    cell.run_until(leads);
+    cell.cut.clear();
+    cell.run_until(|cell| cell.nodes[leader].repaired == [last]);
+    decide(&mut cell, 1);
+    cell.run_until(all_agree);
+    assert!(cell.nodes[lacks_it].payloads().contains(&&b"precious"[..]));
+}
+
+#[test]
 fn a_candidate_that_lacks_what_was_cut_off_leaves_the_lead_to_others() {
     let (mut cell, away) = one_far_behind();
     let leader = cell.wait_for_leader();

@@ -296,6 +296,29 @@ fn damaged_entries_that_lie_far_apart_are_asked_for_one_after_the_other() {
 }
 
 #[test]
+fn others_are_to_lead_while_a_quorum_of_them_does_not_know_of_what_cannot_be_read_here() {
+    let (mut core, mut learning) = voter_from_disk();
+    learning.note_damaged(&mut core, Slot(3));
+    let mut told = |decided| {
+        let heartbeat = core.timing.heartbeat_micros;
+        later(&mut core, heartbeat);
+        learning.tick(&mut core);
+        let [(node, 3, 3)] = asked(&mut core)[..] else {
+            panic!("one of the two is asked for it");
+        };
+        learning.on_learned(&mut core, NodeId(node), answer(Vec::new(), decided));
+        learning.leaves_the_lead(&core)
+    };
+    assert!(!told(2), "one of two");
+    assert!(told(2));
+    assert!(!told(3), "who knows of it can have it");
+    assert!(!told(2), "the other one, again");
+    assert!(told(2));
+    learning.repaired(Slot(3));
+    assert!(!learning.leaves_the_lead(&core));
+}
+
+#[test]
 fn damage_that_is_kept_account_of_is_bounded() {
     let decided = Slot(1_000);
     let mut core = core(Recovered {
