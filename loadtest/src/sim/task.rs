@@ -349,10 +349,9 @@ impl World {
             // Without an owner nobody notices a deadlock, but who keeps to an order has none.
             let in_order = it.held[0].locks.iter().all(|first| first.lock < second);
             if in_order || what.owner.is_some() {
-                let wait = match in_order {
-                    true => Wait::For(Millis(self.plan.ttl_ms / 4)),
-                    false => Wait::Forever,
-                };
+                // An owner that stands behind somebody without one may be in a circle that nobody
+                // notices: only its limit ends that.
+                let wait = Wait::For(Millis(self.plan.ttl_ms / 4));
                 let second = Acquire {
                     ticket: what.ticket,
                     owner: what.owner,
