@@ -19,7 +19,6 @@ pub(super) struct Lock {
     pub(super) holds: Vec<Hold>,
     /// What the waiters want, by place. Places rise in log order, over all locks.
     pub(super) queue: BTreeMap<u64, Mode>,
-    pub(super) closed: Option<Closed>,
 }
 
 /// A lock that stays closed for a while.
@@ -174,9 +173,6 @@ impl Ahead {
 impl Lock {
     /// Whether those who hold the lock leave room for one more.
     pub(super) fn has_room(&self, mode: Mode) -> bool {
-        if self.closed.is_some() {
-            return false;
-        }
         let Some(first) = self.holds.first() else {
             return true;
         };
@@ -235,6 +231,6 @@ impl Lock {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.holds.is_empty() && self.queue.is_empty() && self.closed.is_none()
+        self.holds.is_empty() && self.queue.is_empty()
     }
 }
