@@ -52,7 +52,7 @@ fn config(bed: &Bed, cell: &DevCell, mode: FenceMode) -> Config {
     config
 }
 
-/// Waits until the mark of a lock is at this token, drained. Says nothing of how long that may take.
+/// Waits until the mark of a lock is at this token, drained. Says nothing of how long that takes.
 async fn closed(admin: &tokio_postgres::Client, lock: &str, token: u64) {
     let sql = "select drained from fence.hw where lock = $1";
     let token = i64::try_from(token).unwrap();

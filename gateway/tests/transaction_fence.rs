@@ -10,6 +10,9 @@ use std::sync::Arc;
 use common::pgbouncer::PrivatePooler;
 use common::raw::{Raw, bind, execute, msg, parse, pbe, query, sync};
 use common::{Bed, Running, connect, granted, refused, show};
+use gateway::config::{FenceMode, PostgresConfig};
+use gateway::findings::Severity;
+use gateway::postgres::check;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const WRITE: &str = "update orders set v = 'x' where id = 1";
@@ -455,6 +458,42 @@ async fn after_a_crash_of_the_server_tickets_are_shown_again() {
     assert_eq!(refused(stale).0, "FN001");
     app.batch_execute(&show(&[("orders/1", 8)])).await.unwrap();
     app.batch_execute(WRITE).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_fence_is_checked_and_installed_again_under_a_gateway_that_serves() {
+    let bed = Bed::new().await;
+    let pooler = PrivatePooler::start(bed.server.port(), 3);
+    let mut config = bed.postgres();
+    config.mode = FenceMode::Transaction;
+    config.pooler = Some(pooler.config());
+    let problems = async |config: &PostgresConfig| {
+        let mut findings = check::check(config).await.unwrap();
+        findings.retain(|finding| finding.severity == Severity::Problem);
+        findings
+    };
+    assert_eq!(problems(&config).await, []);
+    let gateway = bed.transaction_gateway(Some(&pooler)).await;
+    let app = bed.app(&gateway).await;
+    app.batch_execute(&show(&[("orders/1", 5)])).await.unwrap();
+    bed.install().await;
+    app.batch_execute(WRITE).await.unwrap();
+    app.batch_execute(&show(&[("orders/1", 6)])).await.unwrap();
+    app.batch_execute(WRITE).await.unwrap();
+    drop(pooler);
+    let [unreachable] = &problems(&config).await[..] else {
+        panic!("a pooler that is not there is no problem")
+    };
+    assert!(unreachable.what.contains("pooler"), "{unreachable:?}");
+    // What an earlier version has installed is not taken for this one's.
+    let admin = bed.admin().await;
+    let older = "comment on schema fence is 'lockd fence, version 1'";
+    admin.batch_execute(older).await.unwrap();
+    config.pooler = None;
+    let [older] = &problems(&config).await[..] else {
+        panic!("an older fence is no problem")
+    };
+    assert!(older.remedy.as_ref().unwrap().contains("install"));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The flood against the transaction fence: straight to the server, behind PgBouncer, and with a
-//! gateway of each mode in front of one server. With one rule taken out it has to find stale writes.
+//! gateway of each mode in front of one server. With one rule taken out it has to find stale
+//! writes.
 // Helpers are outside of test functions; a failed one fails its test.
 #![allow(clippy::unwrap_used)]
 

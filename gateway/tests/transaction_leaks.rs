@@ -1,5 +1,5 @@
-//! The ways in which a check inside the client's own transaction can leak, each closed or refused by
-//! the transaction fence: straight to the server and behind PgBouncer. And both modes together.
+//! The ways in which a check inside the client's own transaction can leak, each closed or refused
+//! by the transaction fence: straight to the server and behind PgBouncer. And both modes together.
 // Helpers are outside of test functions; a failed one fails its test.
 #![allow(clippy::unwrap_used)]
 
@@ -199,8 +199,8 @@ async fn a_new_holder_sees_what_its_predecessor_has_committed_in_every_isolation
     }
 }
 
-/// Leak 4: behind an inner COMMIT no check is left. Refused: what the transaction was told ends with
-/// it, and the gateway, which could tell the next one, does not get to speak.
+/// Leak 4: behind an inner COMMIT no check is left. Refused: what the transaction was told ends
+/// with it, and the gateway, which could tell the next one, does not get to speak.
 #[tokio::test]
 async fn what_follows_an_inner_commit_is_refused() {
     let bed = Bed::new().await;
@@ -275,8 +275,9 @@ async fn an_idle_transaction_blocks_nobody_and_comes_too_late() {
     }
 }
 
-/// Leak 5, second half: a prepared transaction keeps its locks when its session has ended. Refused by
-/// its text; one that gets through keeps newer holders out until it is finished, and never overtakes.
+/// Leak 5, second half: a prepared transaction keeps its locks when its session has ended. Refused
+/// by its text; one that gets through keeps newer holders out until it is finished, and never
+/// overtakes.
 #[tokio::test]
 async fn a_prepared_transaction_is_refused_and_one_that_gets_through_is_waited_for() {
     let bed = Bed::new().await;

@@ -3,11 +3,11 @@
 //!
 //! A setting that ends with the transaction says what the session carries, so that whoever uses the
 //! server's connection next finds nothing of it. It is set by messages of the extended protocol
-//! without a Sync in front of the client's own, so that both are one transaction and one round trip;
-//! their answers are taken out. What is in front of a transaction depends on how that begins:
+//! without a Sync in front of the client's own, so that both are one transaction and one round
+//! trip; their answers are taken out. What is in front of a transaction depends on how that begins:
 //!
-//! - A query does for most. It takes the transaction's snapshot, behind which `BEGIN ISOLATION LEVEL`
-//!   is an error.
+//! - A query does for most. It takes the transaction's snapshot, behind which
+//!   `BEGIN ISOLATION LEVEL` is an error.
 //! - `SET LOCAL` takes none, but the server logs a warning for it outside a transaction block.
 //! - In front of a lone `BEGIN` there is nothing; what comes behind it is told by `SET LOCAL`.
 //!
@@ -83,7 +83,8 @@ impl Telling {
     /// Whether the next unit has to stop: its transaction is not told, or it is not known yet
     /// whether it is.
     pub(super) fn is_due(&self, idle: &Idle) -> bool {
-        !self.what.is_empty() && !(self.told && idle.is_idle())
+        let is_known = self.told && idle.is_idle();
+        self.is_on() && !is_known
     }
 
     /// Whether there is anything to tell.
