@@ -77,7 +77,8 @@ async fn without_the_lock_on_the_epoch_the_flood_finds_stale_writes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_drain_of_the_epoch_it_does_so_behind_a_pooler() {
     let bed = flooded_bed().await;
-    mutate(&bed, "admit", "e.token < tokens[i]", "false").await;
+    let delete = "delete from fence.epoch e where";
+    mutate(&bed, "admit", delete, &format!("{delete} false and")).await;
     let pooler = PrivatePooler::start(bed.server.port(), POOL);
     expect_found(&bed, Some(&pooler), "the drain").await;
 }

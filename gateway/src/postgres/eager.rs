@@ -2,8 +2,8 @@
 //! granted anew, not only when the new holder shows its ticket.
 //!
 //! Nothing depends on it. It does earlier, over the gateway's own connections, what the admission
-//! of the new holder does anyway; what it misses, because the lock service cannot be followed or the
-//! gateway is down, that admission closes.
+//! of the new holder does anyway; what it misses, because the lock service cannot be followed or
+//! the gateway is down, that admission closes.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -50,12 +50,15 @@ create index if not exists session_lock on fence.session (lock, token);
 -- carry a ticket. Their gateway tells each of their transactions the pass, which nobody can guess,
 -- and each of its writes locks the row until the transaction ends. An advance deletes it, which
 -- waits for those locks. key: advisory lock that is taken along, because the server does not tell
--- who holds the lock of a row. Unlogged: no pass outlives a crash.
+-- who holds the lock of a row. closing: nobody begins to write under it any more, or a steady stream
+-- of writers, each with the lock before the last one lets it go, could keep a drain waiting; it is
+-- no part of a key, so setting it waits for nobody. Unlogged: no pass outlives a crash.
 create unlogged table if not exists fence.epoch (
   pass uuid primary key default gen_random_uuid(),
   lock text not null,
   token bigint not null,
   key bigint not null default hashtextextended(gen_random_uuid()::text, 0),
+  closing boolean not null default false,
   unique (lock, token)
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 
@@ -100,25 +103,27 @@ create or replace function fence.guard() returns trigger
 language plpgsql security definer set search_path = pg_catalog, fence, pg_temp as $$
 declare
   told text := current_setting('fence.told', true);
-  passes uuid[];
-  held bigint;
-  covered boolean;
-  found_by_evict boolean;
+  one uuid;
+  epoch_lock text;
+  epoch_key bigint;
+  is_closing boolean;
+  held boolean;
+  covered boolean := false;
+  known boolean;
   gone record;
 begin
   if told <> '' then
-    passes := split_part(told, ' ', 1)::uuid[];
-    -- Passes of an epoch that is closing are not taken, or a steady stream of writers, each with
-    -- the lock before the last one lets it go, could keep the drain waiting.
-    select count(*), bool_or(e.covers), bool_and(pg_try_advisory_xact_lock_shared(e.key))
-      into held, covered, found_by_evict
-      from (select o.key, case tg_argv[0] when 'prefix' then starts_with(o.lock, tg_argv[1])
-                          else o.lock = tg_argv[1] end as covers
-              from fence.epoch o
-             where o.pass = any (passes) and not exists (
-               select from fence.hw h where h.lock = o.lock and h.token > o.token)
-             order by o.lock for key share of o) e;
-    if held = cardinality(passes) and covered then return null; end if;
+    -- In order of lock, as they were told. All on the way of every write: kept to what is cheap.
+    foreach one in array split_part(told, ' ', 1)::uuid[] loop
+      select o.lock, o.key, o.closing into epoch_lock, epoch_key, is_closing
+        from fence.epoch o where o.pass = one for key share of o;
+      held := found and not is_closing;
+      exit when not held;
+      known := pg_try_advisory_xact_lock_shared(epoch_key);
+      covered := covered or case tg_argv[0] when 'prefix' then starts_with(epoch_lock, tg_argv[1])
+                            else epoch_lock = tg_argv[1] end;
+    end loop;
+    if held and covered then return null; end if;
     select w.lock, w.token as shown, h.token as needed into gone
       from (select convert_from(decode(split_part(t.word, ':', 2), 'hex'), 'UTF8') as lock,
                    split_part(t.word, ':', 1)::bigint as token
@@ -282,6 +287,7 @@ begin
     for i in 1 .. n loop
       update fence.hw h set token = tokens[i], seen_era = admit.era
        where h.lock = locks[i] and h.token < tokens[i];
+      update fence.epoch e set closing = true where e.lock = locks[i] and e.token < tokens[i];
     end loop;
     status := 'busy';
   end;
