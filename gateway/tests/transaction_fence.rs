@@ -461,6 +461,33 @@ async fn after_a_crash_of_the_server_tickets_are_shown_again() {
 }
 
 #[tokio::test]
+async fn what_is_below_the_floor_is_stale_though_nobody_newer_has_come() {
+    let bed = Bed::new().await;
+    let gateway = bed.transaction_gateway(None).await;
+    let (app, open) = (bed.app(&gateway).await, bed.app(&gateway).await);
+    app.batch_execute(&show(&[("orders/1", 5)])).await.unwrap();
+    app.batch_execute(WRITE).await.unwrap();
+    open.batch_execute(&show(&[("stock/1", 6)])).await.unwrap();
+    let stock = "update stock set v = 'x'";
+    open.batch_execute(&format!("begin; {stock}"))
+        .await
+        .unwrap();
+    let admin = bed.admin().await;
+    let raise = "select fence.raise_floor(8)";
+    admin.query_one(raise, &[]).await.unwrap();
+    let (code, message) = refused(app.batch_execute(WRITE).await);
+    assert!(
+        code == "FN001" && message.contains("needs 8"),
+        "{code} {message}"
+    );
+    // What is in flight is not waited for, and ends as ever.
+    open.batch_execute(stock).await.unwrap();
+    open.batch_execute("commit").await.unwrap();
+    app.batch_execute(&show(&[("orders/1", 8)])).await.unwrap();
+    app.batch_execute(WRITE).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_fence_is_checked_and_installed_again_under_a_gateway_that_serves() {
     let bed = Bed::new().await;
     let pooler = PrivatePooler::start(bed.server.port(), 3);

@@ -124,11 +124,12 @@ begin
                             else epoch_lock = tg_argv[1] end;
     end loop;
     if held and covered then return null; end if;
-    select w.lock, w.token as shown, h.token as needed into gone
-      from (select convert_from(decode(split_part(t.word, ':', 2), 'hex'), 'UTF8') as lock,
+    select w.lock, w.token as shown, greatest(h.token, f.floor) as needed into gone
+      from fence.floor f, (select convert_from(decode(split_part(t.word, ':', 2), 'hex'), 'UTF8') as lock,
                    split_part(t.word, ':', 1)::bigint as token
               from unnest((string_to_array(told, ' '))[2:]) t (word)) w
-      join fence.hw h on h.lock = w.lock and h.token > w.token
+      left join fence.hw h on h.lock = w.lock
+     where greatest(h.token, f.floor) > w.token
      order by w.lock limit 1;
   else
     perform 1 from fence.session s
