@@ -41,6 +41,8 @@ pub mod check;
 pub(crate) mod eager;
 mod from_client;
 mod from_server;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod idle;
 pub mod install;
 mod login;
