@@ -59,7 +59,8 @@ pub struct CompareArgs {
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     pub ttl: Duration,
     /// Use this server instead of starting one: `redis=redis://...`, `postgres=postgres://...`,
-    /// `mariadb=mysql://...`, `redlock=...` five times, `lockd=client.toml`. Can be repeated.
+    /// `mariadb=mysql://...`, `redlock=...` five times, `etcd=http://...` and `zookeeper=HOST:PORT`
+    /// for each node, `lockd=client.toml`. Can be repeated.
     #[arg(long = "endpoint", value_name = "NAME=URL")]
     pub endpoints: Vec<Endpoint>,
     /// Write the result as JSON to this file (`-`: to standard output, instead of the table).
