@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use loadtest::cluster::Timeouts;
+use loadtest::compare::accident::holder::{self, HolderArgs};
 use loadtest::compare::{self, CompareArgs};
 use loadtest::demo::actor::{self, ActorArgs};
 use loadtest::demo::{self, DemoArgs, DemoError};
@@ -78,6 +79,9 @@ enum Command {
     /// A client of the demo.
     #[command(name = "__actor", hide = true)]
     Actor(ActorArgs),
+    /// A holder of a lock that meets with an accident.
+    #[command(name = "__holder", hide = true)]
+    Holder(HolderArgs),
 }
 
 fn main() -> ExitCode {
@@ -88,6 +92,10 @@ fn main() -> ExitCode {
         Command::Actor(arguments) => {
             process::die_with_parent();
             in_runtime(actor::run(&arguments)).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Holder(arguments) => {
+            process::die_with_parent();
+            in_runtime(holder::run(&arguments)).map(|()| ExitCode::SUCCESS)
         }
         Command::Keep {
             what,

@@ -1,4 +1,5 @@
-//! `loadtest compare` on clusters: somebody's own are left as they were.
+//! `loadtest compare` on clusters: their leaders are taken away, and somebody's own are left as they
+//! were.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,6 +14,36 @@ use std::net::TcpStream;
 use common::{printed, run};
 use loadtest::cluster::{self, Timeouts};
 use serde_json::Value;
+
+#[test]
+fn every_cluster_grants_locks_again_after_its_leader_was_killed_or_paused() {
+    let output = run(&[
+        "compare",
+        "--failover",
+        "--trials=1",
+        "--clients=4",
+        "--timeouts=like-lockd",
+        // Long against the pause, after which etcd may end leases that have not been heard of for long.
+        "--ttl=30s",
+        "--peers=etcd,zookeeper-curator",
+        "--json=-",
+    ]);
+    assert!(output.status.success(), "{}", printed(&output));
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = json["rows"].as_array().unwrap();
+    let mut tried = Vec::new();
+    for row in rows {
+        tried.push((row["peer"].as_str().unwrap(), row["loss"].as_str().unwrap()));
+        assert_eq!(row["not_measured"], Value::Null, "{row}");
+        assert_eq!(row["violations"], 0, "{row:#}");
+        assert_eq!(row["unfinished_clients"], 0, "{row:#}");
+        // Nobody can be granted anything before a new leader is elected.
+        assert!(row["gaps_ms"][0].as_f64() > Some(1.0), "{row}");
+    }
+    let both = |peer| [(peer, "kill"), (peer, "pause")];
+    let expected = [both("lockd"), both("etcd"), both("zookeeper-curator")].concat();
+    assert_eq!(tried, expected);
+}
 
 /// How many keys an etcd has, by its own account in JSON.
 fn keys(url: &str) -> String {
