@@ -23,7 +23,7 @@ fn every_cluster_grants_locks_again_after_its_leader_was_killed_or_paused() {
         "--trials=1",
         "--clients=4",
         "--timeouts=like-lockd",
-        // Long against the pause, after which etcd may end leases that have not been heard of for long.
+        // Long against the pause: etcd's old leader may end shorter leases when it goes on.
         "--ttl=30s",
         "--peers=etcd,zookeeper-curator",
         "--json=-",
