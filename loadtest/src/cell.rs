@@ -36,8 +36,8 @@ pub struct OwnCell {
 pub struct CellOptions {
     /// Added to the environment of its nodes.
     pub environment: Vec<(String, String)>,
-    /// For each node the address by which everybody knows it, where somebody forwards to it, and the
-    /// one at which it listens. If there are none, it listens where it is known.
+    /// For each node the address by which everybody knows it, where somebody forwards to it, and
+    /// the one at which it listens. If there are none, it listens where it is known.
     pub behind: Vec<(SocketAddr, SocketAddr)>,
 }
 

@@ -1,6 +1,6 @@
-//! Clusters of other projects' servers, three nodes each: private ones on loopback with their data in
-//! a temporary directory, whose nodes can be killed, paused and started again one by one. Dropping a
-//! cluster ends it. Not for data that matters.
+//! Clusters of other projects' servers, three nodes each: private ones on loopback with their data
+//! in a temporary directory, whose nodes can be killed, paused and started again one by one.
+//! Dropping a cluster ends it. Not for data that matters.
 
 pub mod etcd;
 pub mod zookeeper;
@@ -110,8 +110,8 @@ pub enum ClusterError {
 }
 
 impl Cluster {
-    /// Makes a cluster by `make`, which is given a directory and free ports, and tells for each node
-    /// how it is started; then starts it, and waits until it is whole.
+    /// Makes a cluster by `make`, which is given a directory and free ports, and tells for each
+    /// node how it is started; then starts it, and waits until it is whole.
     fn start(
         ports: usize,
         make: impl Fn(&Path, &[u16]) -> io::Result<Vec<(Start, String)>>,

@@ -85,7 +85,8 @@ pub struct CompareArgs {
     #[arg(long, conflicts_with = "endpoints")]
     pub failover: bool,
     /// Holders for each accident, or leaders that each cluster loses in each way.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=TRIALS_MAX))]
+    #[arg(long, default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(1..=TRIALS_MAX))]
     pub trials: u64,
     /// How long nodes of other clusters wait for each other, with `--failover`.
     #[arg(long, value_enum, default_value = "default", requires = "failover")]

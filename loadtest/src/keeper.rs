@@ -1,6 +1,6 @@
 //! Servers of other projects, for as long as we need them: each kept by a process of its own, which
-//! ends them and removes their files whatever becomes of this one. It takes orders to kill, pause and
-//! start them.
+//! ends them and removes their files whatever becomes of this one. It takes orders to kill, pause
+//! and start them.
 
 use std::path::Path;
 use std::time::Duration;

@@ -54,7 +54,8 @@ fn a_holder_paused_past_its_lease_overwrites_its_successor_except_where_the_row_
         ("lockd+gateway", 2, 0),
         ("lockd", 2, 2),
         ("redis", 2, 2),
-        // These locks have no lease: the next holder waits for as long as the first one stands still.
+        // These locks have no lease: the next holder waits for as long as the first one stands
+        // still.
         ("postgres-advisory", 0, 0),
         ("postgres-advisory, same connection", 0, 0),
         ("postgres-for-update, same connection", 0, 0),

@@ -1,5 +1,5 @@
-//! `loadtest compare` on clusters: their leaders are taken away, and somebody's own are left as they
-//! were.
+//! `loadtest compare` on clusters: their leaders are taken away, and somebody's own are left as
+//! they were.
 
 #![allow(
     clippy::unwrap_used,

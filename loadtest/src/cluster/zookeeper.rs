@@ -1,5 +1,5 @@
-//! Three servers of ZooKeeper, by the jars of Debian's package `zookeeper` (or `libzookeeper-java` and
-//! any Java), which are run by the virtual machine itself: the package's scripts want its user.
+//! Three servers of ZooKeeper, by the jars of Debian's package `zookeeper` (or `libzookeeper-java`
+//! and any Java), which are run by the virtual machine itself: the package's scripts want its user.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;

@@ -1,8 +1,9 @@
 //! `loadtest compare --accident`: a holder meets with an accident between reading a row of a real
-//! database and writing it, the next holder writes first, and then the first one writes all the same.
-//! It counts the writes that are lost by that, for each way of taking a lock.
+//! database and writing it, the next holder writes first, and then the first one writes all the
+//! same. It counts the writes that are lost by that, for each way of taking a lock.
 //!
-//! All servers are started for it, anew for each accident of each system; all holders are processes.
+//! All servers are started for it, anew for each accident of each system; all holders are
+//! processes.
 
 pub mod forwarder;
 pub mod holder;
@@ -26,8 +27,8 @@ use system::{Accident, System};
 /// Plays every accident with every system.
 ///
 /// # Errors
-/// [`CompareError`], if there is no database for the rows. An accident that could not be played is in
-/// the result, with the reason, and so are lost writes.
+/// [`CompareError`], if there is no database for the rows. An accident that could not be played is
+/// in the result, with the reason, and so are lost writes.
 pub async fn compare(arguments: &CompareArgs, program: &Path) -> Result<Accidents, CompareError> {
     let directory = run::temporary_directory(None)?;
     let options = KeepOptions::default();

@@ -160,8 +160,8 @@ async fn trials<D: Driver + 'static>(
     outcome
 }
 
-/// Takes the leader away once. Returns the longest time without a grant from then on; the cluster is
-/// whole again by then.
+/// Takes the leader away once. Returns the longest time without a grant from then on; the cluster
+/// is whole again by then.
 async fn trial(group: &mut Group, loss: Loss, grants: &Grants) -> Result<Duration, String> {
     group.until_whole().await?;
     let more = Duration::from_millis(rand::random_range(0..SETTLE_MORE_MS));

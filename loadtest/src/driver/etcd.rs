@@ -2,9 +2,9 @@
 //! lock's name that ends with the session's lease; whoever's key is the oldest holds the lock, and
 //! whoever waits watches the key that is the next older one.
 //!
-//! One thing is different. That package deletes its key by its name, which is the same in all holds of
-//! a session: an attempt to delete it that was given up can still arrive, and end a later hold. Since
-//! attempts are given up here, a key is deleted only if it is the one that was meant.
+//! One thing is different. That package deletes its key by its name, which is the same in all holds
+//! of a session: an attempt to delete it that was given up can still arrive, and end a later hold.
+//! Since attempts are given up here, a key is deleted only if it is the one that was meant.
 //!
 //! Its grants have a number that rises: the revision at which the holder's key was created.
 

@@ -1,4 +1,5 @@
-//! Locks in ZooKeeper by the two recipes that people use. Both are nodes that end with their session.
+//! Locks in ZooKeeper by the two recipes that people use. Both are nodes that end with their
+//! session.
 //!
 //! Their grants have a number that rises: the transaction in which the holder's node was created.
 
@@ -34,8 +35,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 /// Longest such answer that is read, bytes.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
-/// A library that takes itself to be connected has heard its server within this part of the session's
-/// timeout, in fifths.
+/// A library that takes itself to be connected has heard its server within this part of the
+/// session's timeout, in fifths.
 const SILENCE_FIFTHS: u32 = 2;
 
 /// How a lock is taken and given back.
@@ -44,8 +45,8 @@ pub enum Scheme {
     /// Everybody tries to make the same node, and watches it while it is there: all of them wake
     /// when it goes.
     Herd,
-    /// Everybody makes a node with the next number; the lowest holds the lock, and each of the others
-    /// watches the one before it. This is the mutex of the library Curator.
+    /// Everybody makes a node with the next number; the lowest holds the lock, and each of the
+    /// others watches the one before it. This is the mutex of the library Curator.
     Curator,
 }
 
@@ -152,8 +153,8 @@ impl ZookeeperDriver {
         stat.ephemeral_owner == self.client.session_id().0
     }
 
-    /// `name` is the same in all attempts of one acquisition, so that the node of an attempt that was
-    /// not answered is found again.
+    /// `name` is the same in all attempts of one acquisition, so that the node of an attempt that
+    /// was not answered is found again.
     async fn curator(
         &mut self,
         lock: &str,

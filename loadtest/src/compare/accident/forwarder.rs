@@ -92,7 +92,8 @@ async fn accept(listener: TcpListener, server: SocketAddr, phase: watch::Receive
 
 /// Forwards one connection until it ends.
 async fn forward(mut client: TcpStream, server: SocketAddr, mut phase: watch::Receiver<Phase>) {
-    // One that is made while nothing passes is made, as far as its client can tell, and hears nothing.
+    // One that is made while nothing passes is made, as far as its client can tell, and hears
+    // nothing.
     if phase.wait_for(|phase| passes(*phase)).await.is_err() {
         return;
     }
@@ -116,7 +117,8 @@ async fn forward(mut client: TcpStream, server: SocketAddr, mut phase: watch::Re
                 .map_err(|_| io::ErrorKind::Other.into()),
             Phase::GivenUp => {
                 drop(server);
-                // What comes first, the end of the forwarder or of the cut, closes the client's end.
+                // What comes first, the end of the forwarder or of the cut, closes the client's
+                // end.
                 let _ = phase.wait_for(|phase| passes(*phase)).await;
                 return;
             }

@@ -1,5 +1,5 @@
-//! A holder: a process of its own, so that it can really be paused and cut off. It takes a lock, reads
-//! the row, and writes it one higher, each when it is told to, one line of JSON at a time.
+//! A holder: a process of its own, so that it can really be paused and cut off. It takes a lock,
+//! reads the row, and writes it one higher, each when it is told to, one line of JSON at a time.
 //!
 //! It writes without looking whether it still holds the lock, since between looking and writing
 //! anything can happen. What it would have seen, it tells when it is asked.

@@ -114,8 +114,8 @@ impl Accidents {
         promised.all(|row| row.lost == 0)
     }
 
-    /// Whether everything was tried that had to be, which is lockd and every system asked for by its
-    /// name.
+    /// Whether everything was tried that had to be, which is lockd and every system asked for by
+    /// its name.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         let needed =

@@ -294,7 +294,8 @@ impl Act {
         self.first.read().await.map(|_| ())
     }
 
-    /// The next holder, if it is granted the lock in time, reads and writes. Returns whether it was.
+    /// The next holder, if it is granted the lock in time, reads and writes. Returns whether it
+    /// was.
     async fn next_writes(&mut self, within: Duration) -> Result<bool, ProcessError> {
         let Some(next) = &mut self.next else {
             return Ok(false);

@@ -103,8 +103,8 @@ impl Accident {
         }
     }
 
-    /// Whether the next holder waits for the end of a lease. In the other accidents it waits for less:
-    /// who is granted the lock then has the accident to thank.
+    /// Whether the next holder waits for the end of a lease. In the other accidents it waits for
+    /// less: who is granted the lock then has the accident to thank.
     #[must_use]
     pub fn outlasts_the_lease(self) -> bool {
         matches!(self, Accident::Pause | Accident::Partition)

@@ -159,8 +159,8 @@ impl Failovers {
         self.rows.iter().all(|row| row.violations == 0)
     }
 
-    /// Whether everything was tried that had to be, which is lockd and every cluster asked for by its
-    /// name.
+    /// Whether everything was tried that had to be, which is lockd and every cluster asked for by
+    /// its name.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         let needed = |row: &&Row| self.all_asked_for || row.peer == Peer::Lockd;
@@ -175,7 +175,7 @@ impl fmt::Display for Failovers {
         let seconds = self.ttl_ms / 1e3;
         writeln!(
             f,
-            "the longest time without any grant, {clients} clients, {trials} trials, TTL {seconds} s"
+            "longest time without any grant, {clients} clients, {trials} trials, TTL {seconds} s"
         )?;
         writeln!(
             f,

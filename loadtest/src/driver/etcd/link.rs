@@ -1,5 +1,5 @@
-//! A client's connection to a cluster of etcd: to one member at a time, and to the next one when that
-//! one does not answer.
+//! A client's connection to a cluster of etcd: to one member at a time, and to the next one when
+//! that one does not answer.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
