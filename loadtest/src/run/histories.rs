@@ -140,10 +140,25 @@ impl Histories {
             let (verdict, looked_at) = check_beginning(LockModel::FENCED_MUTEX, operations);
             judged.locks += 1;
             judged.operations += looked_at as u64;
-            if let Verdict::Refused(story) = verdict {
+            if let Verdict::Refused(refusal) = verdict {
+                let story = refusal.describe(&client_name, &seconds);
                 judged.refused.push(format!("lock {lock}: {story}"));
             }
         }
         judged
     }
+}
+
+/// A client, and which of its sessions, if it has lost one.
+fn client_name(owner: Owner) -> String {
+    let (client, session) = (owner.session >> 32, owner.session & u64::from(u32::MAX));
+    match session {
+        0 => format!("client {client}"),
+        session => format!("client {client} (session {})", session + 1),
+    }
+}
+
+/// When it was, since the run began.
+fn seconds(nanoseconds: u64) -> String {
+    format!("{:.6} s", nanoseconds as f64 / 1e9)
 }
