@@ -1,9 +1,12 @@
 //! `loadtest report`: reads results, shows them, holds two against each other, and fails if a figure
 //! has become worse by more than it may.
 
+pub mod chart;
 pub mod csv;
 pub mod difference;
 pub mod files;
+pub mod page;
+pub mod plots;
 pub mod results;
 pub mod threshold;
 

@@ -105,10 +105,15 @@ fn a_figure_that_became_worse_by_too_much_fails_and_one_that_did_not_passes() {
 }
 
 #[test]
-fn one_result_is_shown_and_written_as_csv() {
+fn one_result_is_shown_and_written_as_a_page_and_as_csv() {
     let bench = Bench::new();
-    let csv = bench.path("a.csv");
-    let flags = ["--csv", csv.to_str().unwrap()];
+    let (csv, html) = (bench.path("a.csv"), bench.path("a.html"));
+    let flags = [
+        "--csv",
+        csv.to_str().unwrap(),
+        "--html",
+        html.to_str().unwrap(),
+    ];
     let output = bench.report(&["a.json"], &flags);
     assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -117,6 +122,19 @@ fn one_result_is_shown_and_written_as_csv() {
         "{text}"
     );
     assert!(std::fs::read_to_string(csv).unwrap().lines().count() == 2);
+    let page = std::fs::read_to_string(html).unwrap();
+    assert!(page.contains("CPU time for each cycle"), "{page}");
+}
+
+#[test]
+fn two_results_stand_beside_each_other_on_one_page() {
+    let bench = Bench::new();
+    let html = bench.path("both.html");
+    let flags = ["--html", html.to_str().unwrap()];
+    let output = bench.report(&["a.json", "a.json"], &flags);
+    assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
+    let page = std::fs::read_to_string(html).unwrap();
+    assert!(page.contains("lockd (first)") && page.contains("lockd (second)"));
 }
 
 #[test]

@@ -142,11 +142,11 @@ fn an_open_loop_sends_what_is_due_and_says_what_became_of_it() {
 }
 
 #[test]
-fn each_second_is_in_the_csv_and_in_the_interval_log() {
+fn each_second_is_in_the_csv_and_in_the_interval_log_and_the_page_is_complete() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    let (csv, hdr) = (path("run.csv"), path("run.hdr"));
-    measured(&[
+    let (csv, hdr, html) = (path("run.csv"), path("run.hdr"), path("run.html"));
+    let json = measured(&[
         "--clients",
         "2",
         "--duration",
@@ -155,6 +155,8 @@ fn each_second_is_in_the_csv_and_in_the_interval_log() {
         &csv,
         "--hdr",
         &hdr,
+        "--html",
+        &html,
     ]);
     let csv = std::fs::read_to_string(csv).unwrap();
     let lines: Vec<&str> = csv.lines().collect();
@@ -177,6 +179,15 @@ fn each_second_is_in_the_csv_and_in_the_interval_log() {
             3,
             "{hdr}"
         );
+    }
+    let html = std::fs::read_to_string(html).unwrap();
+    assert!(html.starts_with("<!DOCTYPE html>") && html.ends_with("</html>"));
+    for part in [
+        "Latency spectrum",
+        "Throughput over time",
+        json["machine"]["kernel"].as_str().unwrap(),
+    ] {
+        assert!(html.contains(part), "{part}");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::results::Results;
-use super::csv;
+use super::{csv, page};
 use crate::run::RunError;
 
 /// Which files are wanted.
@@ -12,6 +12,9 @@ pub struct Files {
     /// Write what happened second by second to this file as CSV (`-`: to standard output).
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
+    /// Write the result to this file as one HTML page with plots, which needs no other file.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
 }
 
 impl Files {
@@ -22,6 +25,9 @@ impl Files {
     pub fn write(&self, results: &Results) -> Result<(), RunError> {
         if let Some(path) = &self.csv {
             write(path, &csv::text(results))?;
+        }
+        if let Some(path) = &self.html {
+            write(path, &page::html(results))?;
         }
         Ok(())
     }
