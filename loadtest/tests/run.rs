@@ -10,17 +10,14 @@ mod common;
 use common::{printed, run};
 use serde_json::Value;
 
-/// Runs a workload, and returns its JSON.
+/// Runs a workload for a second, and returns its JSON.
 fn measured(arguments: &[&str]) -> Value {
-    let mut all = vec![
-        "run",
-        "--warmup",
-        "200ms",
-        "--duration",
-        "1s",
-        "--json",
-        "-",
-    ];
+    measured_for("1s", arguments)
+}
+
+fn measured_for(duration: &str, arguments: &[&str]) -> Value {
+    let mut all = vec!["run", "--warmup", "200ms", "--json", "-"];
+    all.extend(["--duration", duration]);
     all.extend(arguments);
     let output = run(&all);
     assert!(output.status.success(), "{}", printed(&output));
@@ -146,18 +143,8 @@ fn each_second_is_in_the_csv_and_in_the_interval_log_and_the_page_is_complete() 
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let (csv, hdr, html) = (path("run.csv"), path("run.hdr"), path("run.html"));
-    let json = measured(&[
-        "--clients",
-        "2",
-        "--duration",
-        "3s",
-        "--csv",
-        &csv,
-        "--hdr",
-        &hdr,
-        "--html",
-        &html,
-    ]);
+    let files = ["--csv", &csv, "--hdr", &hdr, "--html", &html];
+    let json = measured_for("3s", &[&["--clients", "2"][..], &files].concat());
     let csv = std::fs::read_to_string(csv).unwrap();
     let lines: Vec<&str> = csv.lines().collect();
     assert_eq!(lines.len(), 4, "{csv}");
