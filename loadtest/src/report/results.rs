@@ -272,11 +272,11 @@ fn rate_of(rounds: &[Report]) -> Option<f64> {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}, {}, {} clients",
-            self.driver, self.workload, self.clients
-        )?;
+        let clients = match self.clients {
+            1 => "1 client".to_owned(),
+            clients => format!("{clients} clients"),
+        };
+        write!(f, "{}, {}, {clients}", self.driver, self.workload)?;
         match self.rate {
             Some(rate) => write!(f, ", open loop of {rate}/s"),
             None => Ok(()),

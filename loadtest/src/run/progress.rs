@@ -123,7 +123,7 @@ async fn watch_leader(cell: Option<&Path>, leader: &Cell<Option<u64>>) {
             }
         }
         leader.set(None);
-        tokio::time::sleep(LEADER_INTERVAL).await;
+        tokio::time::sleep(DRAW_INTERVAL).await;
     }
 }
 
