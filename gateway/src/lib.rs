@@ -44,6 +44,8 @@ pub mod cli;
 pub mod config;
 pub mod fence;
 pub mod findings;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod limits;
 pub mod mysql;
 pub(crate) mod net;
