@@ -4,6 +4,7 @@
 // its test.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod http;
 pub mod mysql;
 pub mod mysql_raw;
 pub mod raw;
@@ -114,7 +115,7 @@ pub struct Bed {
 /// A gateway in this process.
 pub struct Running {
     pub address: SocketAddr,
-    task: JoinHandle<()>,
+    pub task: JoinHandle<()>,
 }
 
 impl Drop for Running {

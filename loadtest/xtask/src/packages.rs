@@ -17,6 +17,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
         &["mariadbd", "mariadb-install-db", "mariadb"],
     ),
     ("redis-server", &["redis-server", "redis-cli"]),
+    // A server that knows nothing of tokens, with WebDAV.
+    ("nginx", &["nginx"]),
     // With it the tests have a running node's calls to the kernel fail or hang.
     ("strace", &["strace"]),
     // With it the tests move a node's wall clock.
@@ -30,7 +32,8 @@ const DEBIAN_VERSIONS: &str = "/usr/lib/postgresql";
 const CLUSTER_SETTINGS: &str = "/etc/postgresql-common/createcluster.conf";
 
 /// A link to nowhere in these places tells systemd not to start the packages' servers.
-const UNITS: [&str; 2] = [
+const UNITS: [&str; 3] = [
+    "/etc/systemd/system/nginx.service",
     "/etc/systemd/system/redis-server.service",
     "/etc/systemd/system/mariadb.service",
 ];
