@@ -651,3 +651,40 @@ async fn observing_refuses_nobody_and_requiring_preconditions_refuses_writes_wit
     assert_eq!(header(last, "host").unwrap(), "gateway");
     assert_eq!(header(last, "if-none-match").unwrap(), "*");
 }
+
+#[tokio::test]
+async fn in_front_of_a_store_that_compares_tokens_both_keep_stale_holders_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = gateway::store::engine::Store::open(dir.path()).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let store_at = listener.local_addr().unwrap();
+    let service = gateway::store::http::Service {
+        store,
+        verifier: common::verifier(),
+        rules: gateway::rules::KeyRules::Path,
+        connections: 100,
+        handshake_timeout: std::time::Duration::from_secs(5),
+    };
+    tokio::spawn(gateway::store::http::serve(
+        listener,
+        Arc::new(service),
+        None,
+    ));
+    let settings = "settle = \"1ms\"\nforward_tickets = true\n\
+                    [[guard]]\npath = \"/kv/orders\"\nlock = \"orders/%\"";
+    let bed = HttpBed::before(store_at).with(settings);
+    let gateway = bed.gateway().await;
+    ready(&gateway).await;
+    let at = gateway.address;
+    let tickets: Vec<_> = (100..104).map(|token| ticket("orders/1", token)).collect();
+    let put = |at, token: usize| {
+        let ticket = tickets[token].clone();
+        async move { call(at, "PUT", "/kv/orders/1", Some(&ticket), &token.to_string()).await }
+    };
+    assert_eq!(put(at, 1).await.status, 204);
+    is_problem(&put(at, 0).await, 412, "FN001");
+    // Somebody gets around the gateway, which does no harm where tokens are compared.
+    assert_eq!(put(store_at, 3).await.status, 204);
+    is_problem(&put(at, 2).await, 412, "\"token_needed\":\"103\"");
+    assert_eq!(call(at, "GET", "/kv/orders/1", None, "").await.body, "3");
+}

@@ -127,7 +127,7 @@ async fn get_order(
 ///
 /// # Errors
 /// If the file cannot be opened.
-pub fn service(file: &Path, verifier: Verifier) -> Result<Router, redb::Error> {
+pub(crate) fn service(file: &Path, verifier: Verifier) -> Result<Router, redb::Error> {
     let database = Database::create(file)?;
     let transaction = database.begin_write()?;
     transaction.open_table(ORDERS)?;

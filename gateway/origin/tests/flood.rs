@@ -171,7 +171,7 @@ async fn careless(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_compares_before_its_transaction_is_caught() {
-    let state = Arc::new(Mutex::new((0, Vec::new())));
+    let state = Arc::new(Mutex::new((0_u64, Vec::<u8>::new())));
     let read = |Extension(state): Extension<Arc<Mutex<(u64, Vec<u8>)>>>| async move {
         state.lock().unwrap().1.clone()
     };

@@ -460,7 +460,7 @@ mod tests {
     fn a_read_waits_like_a_write_and_is_waited_for_by_nobody() {
         let mut order = order();
         write(&mut order, 1, &[("a", 101)], 10);
-        let mut read =
+        let read =
             |order: &mut Order| order.admit(RequestId(2), &set(&[("a", 102)]), false, at(10));
         assert_eq!(read(&mut order), Verdict::Busy);
         order.finish(RequestId(1));

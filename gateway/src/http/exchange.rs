@@ -1,5 +1,6 @@
-//! One request, carried to the server and its answer back, in a task of its own: a client that goes
-//! away does not keep the gateway from learning what became of its write.
+//! One request, carried to the server and its answer back. A write that was admitted is carried by a
+//! task of its own: a client that goes away does not keep the gateway from learning what became of
+//! it. Anything else ends with its client.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -19,7 +20,7 @@ use super::head;
 use super::lanes::Lease;
 use super::not_done::{Answer, NotDone};
 use super::upstream::Target;
-use crate::limits::{ANSWER_PIECES_AHEAD, HTTP_BODY_TIMEOUT, HTTP_BUFFER_BYTES, HTTP_HEADERS_MAX};
+use crate::limits::{ANSWER_PIECES_AHEAD, HTTP_BODY_TIMEOUT};
 
 /// A request that may be sent.
 pub(super) struct Exchange {
@@ -36,23 +37,33 @@ pub(super) struct Exchange {
 type Head = oneshot::Sender<Result<Answer, NotDone>>;
 
 impl Exchange {
-    /// Sends the request. Returns with the head of the answer; the exchange goes on by itself.
-    pub(super) async fn begin(self) -> Result<Answer, NotDone> {
+    /// Sends the request. Returns with the head of the answer.
+    pub(super) async fn begin(mut self) -> Result<Answer, NotDone> {
+        let Some(lease) = &self.lease else {
+            let (response, connection) = self.send().await?;
+            let (mut parts, body) = response.into_parts();
+            head::clean_answer(&mut parts.headers);
+            let body = Direct {
+                body,
+                _connection: connection,
+            };
+            return Ok(Response::from_parts(
+                parts,
+                Either::Right(Either::Left(body)),
+            ));
+        };
+        let ended = lease.ended();
         let (head, answered) = oneshot::channel();
-        tokio::spawn(self.run(head));
+        tokio::spawn(self.run(ended, head));
         match answered.await {
             Ok(answer) => answer,
             Err(_) => Err(NotDone::unknown("the server's answer did not come")),
         }
     }
 
-    async fn run(self, head: Head) {
+    /// Whatever is dropped here closes the connection, and leaves the write in doubt if it was sent.
+    async fn run(self, ended: impl Future<Output = ()>, head: Head) {
         let timeout = self.answer_timeout;
-        let Some(ended) = self.lease.as_ref().map(|lease| lease.ended()) else {
-            return self.converse(head).await;
-        };
-        // Whatever is dropped here closes the connection, and leaves the write in doubt if it was
-        // sent.
         tokio::select! {
             biased;
             () = ended => tracing::warn!("a write under way is given up with the gateway's lock"),
@@ -80,11 +91,8 @@ impl Exchange {
     async fn send(&mut self) -> Result<(Response<Incoming>, Connection), NotDone> {
         let not_sent = |error: &dyn std::fmt::Display| NotDone::not_sent(error.to_string());
         let stream = self.target.dial().await.map_err(|error| not_sent(&error))?;
-        let handshake = http1::Builder::new()
-            .max_headers(HTTP_HEADERS_MAX)
-            .max_buf_size(HTTP_BUFFER_BYTES)
-            .handshake(TokioIo::new(stream));
-        let (mut sender, connection) = handshake.await.map_err(|error| not_sent(&error))?;
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| not_sent(&error))?;
         let connection = Connection(tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to the server ended");
@@ -120,7 +128,7 @@ impl Exchange {
         let (mut parts, mut body) = response.into_parts();
         head::clean_answer(&mut parts.headers);
         let (sender, piped) = Channel::new(ANSWER_PIECES_AHEAD);
-        let answer = Response::from_parts(parts, Either::Right(piped));
+        let answer = Response::from_parts(parts, Either::Right(Either::Right(piped)));
         let mut client = head.send(Ok(answer)).is_ok().then_some(sender);
         while let Some(frame) = body.frame().await {
             match frame {
@@ -131,9 +139,6 @@ impl Exchange {
                     }
                     return Err(error);
                 }
-            }
-            if client.is_none() && self.lease.is_none() {
-                return Ok(());
             }
         }
         if let Some(lease) = self.lease.take() {
@@ -171,6 +176,32 @@ struct Connection(tokio::task::JoinHandle<()>);
 impl Drop for Connection {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// An answer's body on its way to the client that asked; dropped with it.
+pub(super) struct Direct {
+    body: Incoming,
+    _connection: Connection,
+}
+
+impl Body for Direct {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

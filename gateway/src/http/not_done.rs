@@ -6,11 +6,14 @@ use http_body_util::{Either, Full};
 use hyper::{Response, StatusCode};
 use lockd_origin::problem::Problem;
 
+use super::exchange::Direct;
 use crate::fence::refusal::Refusal;
 use crate::problem;
 
-/// What clients get: a document of the gateway's, or what the server sends.
-pub(super) type Answer = Response<Either<Full<Bytes>, Channel<Bytes, std::io::Error>>>;
+/// What clients get: a document of the gateway's, or what the server sends, directly or through the
+/// task that carries a write.
+pub(super) type Answer = Response<Either<Full<Bytes>, FromServer>>;
+type FromServer = Either<Direct, Channel<Bytes, std::io::Error>>;
 
 /// Why a request was not done, or is not known to have been.
 #[derive(Debug)]
