@@ -241,11 +241,8 @@ async fn dev_stands_in_front_of_a_server_that_is_there() {
     let lines = BufReader::new(dev.stdout.take().unwrap()).lines();
     let mut lines = lines.map(Result::unwrap);
     let first = lines.next().unwrap();
-    let words = first.split_whitespace();
-    let config = words
-        .filter(|word| word.ends_with("client.toml"))
-        .next_back()
-        .unwrap();
+    let mut words = first.split_whitespace();
+    let config = words.find(|word| word.ends_with("client.toml")).unwrap();
     let address: SocketAddr = {
         let line = lines.next().unwrap();
         line.strip_prefix("listening on ").unwrap().parse().unwrap()

@@ -127,7 +127,7 @@ async fn round(gateway: &Running, file: &PathBuf, tally: &mut Tally) {
         gateway: gateway.address,
         token,
         stop: AtomicBool::new(false),
-        breaks_off: tally.rounds % BREAKING_OFF == 0,
+        breaks_off: tally.rounds.is_multiple_of(BREAKING_OFF),
         tried: AtomicU64::new(0),
         done: AtomicU64::new(0),
         refused: AtomicU64::new(0),

@@ -149,9 +149,12 @@ async fn nothing_stale_takes_effect_once_a_newer_holder_has_written() {
     assert!(tally.refused > 0 && tally.tried > ROUNDS * 30, "{tally:?}");
 }
 
+/// The mark and the value of a service without transactions.
+type Careless = Arc<Mutex<(u64, Vec<u8>)>>;
+
 /// Compares, and writes some time later.
 async fn careless(
-    Extension(state): Extension<Arc<Mutex<(u64, Vec<u8>)>>>,
+    Extension(state): Extension<Careless>,
     Extension(fence): Extension<Fence>,
     Path(_): Path<String>,
     body: axum::body::Bytes,
@@ -172,9 +175,8 @@ async fn careless(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_compares_before_its_transaction_is_caught() {
     let state = Arc::new(Mutex::new((0_u64, Vec::<u8>::new())));
-    let read = |Extension(state): Extension<Arc<Mutex<(u64, Vec<u8>)>>>| async move {
-        state.lock().unwrap().1.clone()
-    };
+    let read =
+        |Extension(state): Extension<Careless>| async move { state.lock().unwrap().1.clone() };
     let service = Router::new()
         .route("/orders/{id}", get(read).put(careless))
         .layer(FenceLayer::optional(verifier()))

@@ -24,30 +24,30 @@ pub(super) enum NotDone {
         retry_after_seconds: Option<u64>,
     },
     /// The request cannot be taken, or the server's answer is missing.
-    Problem(Problem),
+    Other(StatusCode, String),
 }
 
 impl NotDone {
     /// The request could be read in two ways, or lacks something.
     pub(super) fn bad_request(detail: impl Into<String>) -> NotDone {
-        NotDone::Problem(Problem::plain(StatusCode::BAD_REQUEST, detail))
+        NotDone::Other(StatusCode::BAD_REQUEST, detail.into())
     }
 
     /// The server cannot be reached; nothing was sent.
     pub(super) fn not_sent(detail: impl Into<String>) -> NotDone {
-        NotDone::Problem(Problem::plain(StatusCode::BAD_GATEWAY, detail))
+        NotDone::Other(StatusCode::BAD_GATEWAY, detail.into())
     }
 
     /// The request was sent, and nobody knows what became of it.
     pub(super) fn unknown(detail: &str) -> NotDone {
         let detail = format!("{detail}; whether the request has been done is not known");
-        NotDone::Problem(Problem::plain(StatusCode::GATEWAY_TIMEOUT, detail))
+        NotDone::Other(StatusCode::GATEWAY_TIMEOUT, detail)
     }
 
     /// The answer to the client.
     pub(super) fn answer(&self) -> Answer {
         let problem = match self {
-            NotDone::Problem(problem) => problem.clone(),
+            NotDone::Other(status, detail) => Problem::plain(*status, detail.clone()),
             NotDone::Refused {
                 refusal,
                 retry_after_seconds,

@@ -6,7 +6,6 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
 use hyper::{Request, StatusCode, Uri, header};
-use lockd_origin::problem::Problem;
 use lockd_protocol::ticket::Verifier;
 
 use super::exchange::{Exchange, Upload};
@@ -165,8 +164,8 @@ impl Proxy {
         if self.needs_precondition && !has(header::IF_MATCH) && !has(header::IF_NONE_MATCH) {
             let detail = "writes to this path need If-Match or If-None-Match: read first, and write \
                           only over what was read";
-            let problem = Problem::plain(StatusCode::PRECONDITION_REQUIRED, detail);
-            return Err(NotDone::Problem(problem));
+            let status = StatusCode::PRECONDITION_REQUIRED;
+            return Err(NotDone::Other(status, detail.to_owned()));
         }
         Ok(())
     }

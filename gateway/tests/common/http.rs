@@ -139,7 +139,7 @@ impl Raw {
                 }
                 continue;
             }
-            let mut piece = [0; 16 * 1024];
+            let mut piece = vec![0; 16 * 1024];
             match self.stream.read(&mut piece).await {
                 Ok(count @ 1..) => self.buffer.extend_from_slice(&piece[..count]),
                 _ => return None,
