@@ -87,8 +87,8 @@ impl Flood {
         }
     }
 
-    /// Sends one half of a body, and the other half later.
-    async fn upload_slowly(self: Arc<Flood>) {
+    /// Sends one half of a body, and the other half after this time.
+    async fn upload_slowly(self: Arc<Flood>, pause: Duration) {
         let ticket = ticket(LOCK, self.token);
         let body = format!("old {} {}", self.token, "x".repeat(100_000));
         let (head, tail) = body.split_at(body.len() / 2);
@@ -101,7 +101,7 @@ impl Flood {
                 body.len()
             ))
             .await;
-            tokio::time::sleep(Duration::from_millis(3)).await;
+            tokio::time::sleep(pause).await;
             if self.breaks_off && !self.goes_on() {
                 self.broken_off.fetch_add(1, Ordering::Relaxed);
                 return;
@@ -136,9 +136,9 @@ async fn round(gateway: &Running, file: &PathBuf, tally: &mut Tally) {
     // What was broken off in the round before has settled then.
     call_until_ready(gateway.address, "PUT", PATH, &ticket(LOCK, token), "first").await;
     let mut writers = Vec::new();
-    for _ in 0..4 {
+    for pause in [3, 10, 30, 100].map(Duration::from_millis) {
         writers.push(tokio::spawn(Arc::clone(&flood).pipeline()));
-        writers.push(tokio::spawn(Arc::clone(&flood).upload_slowly()));
+        writers.push(tokio::spawn(Arc::clone(&flood).upload_slowly(pause)));
     }
     while flood.done.load(Ordering::Relaxed) < 20 {
         tokio::time::sleep(Duration::from_millis(1)).await;
