@@ -47,6 +47,8 @@ pub mod cli;
 pub mod config;
 pub mod fence;
 pub mod findings;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod http;
 pub mod limits;
 pub mod mysql;

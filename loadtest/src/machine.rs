@@ -117,11 +117,14 @@ fn ticks(count: u64) -> Duration {
 /// they share. Zero if it is no more.
 #[must_use]
 pub fn memory_of(pid: u32) -> u64 {
-    let bytes_of = |pid: &u32| {
-        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
-        proportional_bytes(&rollup.unwrap_or_default()).unwrap_or_default()
-    };
-    family_of(pid).iter().map(bytes_of).sum()
+    family_of(pid).into_iter().map(own_memory_of).sum()
+}
+
+/// Memory of a process without those that descend from it, bytes.
+#[must_use]
+pub fn own_memory_of(pid: u32) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
+    proportional_bytes(&rollup.unwrap_or_default()).unwrap_or_default()
 }
 
 fn proportional_bytes(rollup: &str) -> Option<u64> {

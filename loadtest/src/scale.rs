@@ -30,8 +30,12 @@ const FAILOVER_MAX: Duration = Duration::from_secs(300);
 /// How long a node may take to answer how it is.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
-/// How long snapshots that are being made are waited for, so that their memory is not counted.
-const SETTLE_MAX: Duration = Duration::from_secs(60);
+/// How long snapshots that are being made are waited for, so that what they cost is not counted as
+/// the cost of something else.
+const SETTLE_MAX: Duration = Duration::from_secs(90);
+
+/// No snapshot takes longer to be made, so that after such a time without a new one none is.
+const QUIET: Duration = Duration::from_secs(12);
 
 /// Options of `loadtest scale`.
 #[derive(Clone, Debug, clap::Args)]
@@ -191,7 +195,7 @@ impl Bench<'_> {
             acquired_per_s: per_second(asked.locks, acquiring),
             acquire_us: acquired,
             memory: Memory::of(&empty, &with_sessions, &with_locks, &peak, asked),
-            client_memory_bytes: machine::memory_of(std::process::id()),
+            client_memory_bytes: machine::own_memory_of(std::process::id()),
             snapshots,
             renewals,
             failover,
@@ -219,6 +223,7 @@ impl Bench<'_> {
     /// Waits until the nodes have applied the same, and until no snapshot is being made.
     async fn settle(&mut self) -> Result<(), ScaleError> {
         let (begun, mut last) = (Instant::now(), Vec::new());
+        let mut changed = begun;
         while begun.elapsed() < SETTLE_MAX {
             let mut now = Vec::new();
             for node in 1..=self.config.nodes.len() as u64 {
@@ -226,11 +231,15 @@ impl Bench<'_> {
                 now.push((status.applied, status.snapshot));
             }
             let applied = |(applied, _): &(u64, u64)| *applied;
-            if now == last && now.iter().all(|one| applied(one) == applied(&now[0])) {
+            let same = now == last && now.iter().all(|one| applied(one) == applied(&now[0]));
+            if same && changed.elapsed() > QUIET {
                 break;
             }
+            if !same {
+                changed = Instant::now();
+            }
             last = now;
-            tokio::time::sleep(Duration::from_secs(3)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
         Ok(self.cell.check()?)
     }

@@ -88,6 +88,34 @@ fn listings_come_in_pages_that_say_how_to_go_on() {
 }
 
 #[test]
+fn a_long_queue_comes_in_pages_too() {
+    let cell = Cell::start();
+    let _holder = cell.lock(&["desk"], "sleep 60");
+    let mut waiting = Vec::new();
+    for n in 1..=3 {
+        let waiter = cell.command(&["lock", "desk", "--", "true"]);
+        waiting.push(Process::start(waiter));
+        cell.wait_for_waiters("desk", n);
+    }
+    let queue = parse(&cell.run(&["who", "desk", "--json"]));
+    let first = cell.run(&["who", "desk", "--limit", "2"]).out;
+    let how_to_go_on = "1 holders and 3 waiters in all: go on with --skip 2";
+    assert!(first.contains(how_to_go_on), "{first}");
+    let rest = ["who", "desk", "--limit", "2", "--skip", "2"];
+    let last = cell.run(&rest).out;
+    assert!(
+        last.contains("waiter 3") && !last.contains("--skip"),
+        "{last}"
+    );
+    let last = parse(&cell.run(&[&rest[..], &["--json"]].concat()));
+    assert_eq!(last["waiters"].as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        last["waiters"][0]["session"],
+        queue["waiters"][2]["session"]
+    );
+}
+
+#[test]
 fn labels_that_are_not_allowed_are_refused_in_one_line_that_names_them() {
     let cell = Cell::start();
     let wrong = |label: &str| cell.run(&["lock", "a", "--label", label, "--", "true"]);

@@ -539,6 +539,20 @@ mod tests {
     }
 
     #[test]
+    fn what_was_not_written_before_a_cut_still_is_if_the_cut_leaves_it() {
+        let mut durable = fresh();
+        durable.appended(Slot(1));
+        changes(&mut durable, 1);
+        durable.appended(Slot(2));
+        durable.truncated_from(Slot(3));
+        assert_eq!(changes(&mut durable, 2).2, Some(Slot(2)));
+        durable.appended(Slot(3));
+        durable.truncated_from(Slot(3));
+        durable.numbers_changed();
+        assert_eq!(changes(&mut durable, 2).2, None);
+    }
+
+    #[test]
     fn a_log_that_begins_again_is_not_cut_as_well_and_is_written_if_there_is_any() {
         let mut durable = fresh();
         durable.appended(Slot(1));

@@ -392,7 +392,7 @@ impl Leader {
             let entries = log.message_part(first, last);
             let sent = match entries.last() {
                 Some(entry) => entry.slot,
-                None if first > last && progress.lacks_ballot(last) => last,
+                None if progress.lacks_ballot(last) => last,
                 // Only what is in memory is sent; with the next heartbeat it is told to ask.
                 None => break,
             };

@@ -37,6 +37,8 @@ use crate::tls::{self, TlsError};
 pub mod admin;
 pub mod check;
 mod dialog;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod handshake;
 pub mod install;
 mod login;

@@ -37,6 +37,8 @@ pub mod admin;
 pub mod check;
 mod from_client;
 mod from_server;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod idle;
 pub mod install;
 mod login;

@@ -38,6 +38,8 @@ pub mod admin;
 pub mod check;
 mod from_client;
 mod from_server;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod hash;
 pub mod install;
 pub mod keys;

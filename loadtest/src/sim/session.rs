@@ -40,6 +40,7 @@ impl World {
     fn do_for_client(&mut self, client: usize, output: Output<Want>) -> Verdict {
         match output {
             Output::Send(frame) => self.send(client, frame),
+            Output::Queued { .. } => {}
             Output::Opened { deadline, .. } => {
                 self.coverage.hit("session opened");
                 let it = &mut self.clients[client];

@@ -349,9 +349,12 @@ impl World {
             // Without an owner nobody notices a deadlock, but who keeps to an order has none.
             let in_order = it.held[0].locks.iter().all(|first| first.lock < second);
             if in_order || what.owner.is_some() {
-                // An owner that stands behind somebody without one may be in a circle that nobody
-                // notices: only its limit ends that.
-                let wait = Wait::For(Millis(self.plan.ttl_ms / 4));
+                // An owner may wait for a holder without one, of whom nobody knows what it waits for:
+                // only the limit of one of them ends that.
+                let wait = match in_order {
+                    true => Wait::For(Millis(self.plan.ttl_ms / 4)),
+                    false => Wait::Forever,
+                };
                 let second = Acquire {
                     ticket: what.ticket,
                     owner: what.owner,

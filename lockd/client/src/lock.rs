@@ -15,7 +15,7 @@ use crate::core::RequestId;
 use crate::error::AcquireError;
 use crate::guard::LockGuard;
 use crate::handle::Session;
-use crate::slot::Waiter;
+use crate::slot::{Queued, Waiter};
 use crate::task::Command;
 use crate::trace::{self, Names};
 
@@ -109,6 +109,7 @@ pub struct LockBuilder {
     barge: bool,
     delay: Duration,
     metadata: Result<Value, MetadataTooLong>,
+    queued: Option<Queued>,
     /// Two settings that do not go together.
     invalid: Option<AcquireError>,
 }
@@ -124,6 +125,7 @@ impl LockBuilder {
             barge: false,
             delay: Duration::ZERO,
             metadata: Ok(Value::default()),
+            queued: None,
             invalid: None,
         }
     }
@@ -221,6 +223,14 @@ impl LockBuilder {
         self
     }
 
+    /// Has `tell` called when the acquisition has to wait, with the number of those who wait before
+    /// it at the lock where they are most; again after a change of leader. It is called on the
+    /// client's background task, which it must not block.
+    pub fn on_queued(mut self, tell: impl Fn(u32) + Send + Sync + 'static) -> LockBuilder {
+        self.queued = Some(Queued(Arc::new(tell)));
+        self
+    }
+
     /// Acquires. Waiters are served in the order in which the cell got to know them.
     ///
     /// Dropping the future at any moment leaves the queue; if the lock had just been granted, it
@@ -250,7 +260,8 @@ impl LockBuilder {
             delay: millis(self.delay),
             metadata,
         };
-        let result = submit(self.session, acquire, self.wait).instrument(span.clone());
+        let result = submit(self.session, acquire, self.wait, self.queued);
+        let result = result.instrument(span.clone());
         let result = result.await;
         if let Ok(guard) = &result {
             span.record("token", guard.token().0);
@@ -264,6 +275,7 @@ async fn submit(
     session: Arc<Session>,
     acquire: Acquire,
     wait: Wait,
+    queued: Option<Queued>,
 ) -> Result<LockGuard, AcquireError> {
     check(&acquire)?;
     let (reply, mut answer) = oneshot::channel();
@@ -274,6 +286,7 @@ async fn submit(
         waiter: Waiter::Acquire {
             wants: acquire.wants.clone(),
             session: Arc::clone(&session),
+            queued,
             reply,
         },
         operation: Operation::Acquire(acquire),

@@ -329,6 +329,7 @@ impl Sessions {
         while let Some(output) = slot.core.as_mut().and_then(|core| core.poll_output()) {
             match output {
                 Output::Send(frame) => encode(&frame, &mut self.out),
+                Output::Queued { sequence, ahead } => slot.queued(sequence, ahead),
                 Output::Done {
                     waiter,
                     sequence,

@@ -53,12 +53,23 @@ pub(crate) type DowngradeReply = oneshot::Sender<Result<Arc<Grant>, DowngradePro
 /// Takes the outcome of a change of metadata.
 pub(crate) type MetadataReply = oneshot::Sender<Result<EventNumber, MetadataError>>;
 
+/// Wants to know of an acquisition that it waits, and how many do before it.
+#[derive(Clone)]
+pub(crate) struct Queued(pub(crate) Arc<dyn Fn(u32) + Send + Sync>);
+
+impl std::fmt::Debug for Queued {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Queued")
+    }
+}
+
 /// Who waits for the outcome of a request.
 #[derive(Debug)]
 pub(crate) enum Waiter {
     Acquire {
         wants: Wants,
         session: Arc<Session>,
+        queued: Option<Queued>,
         reply: oneshot::Sender<Result<LockGuard, AcquireError>>,
     },
     Downgrade {
@@ -191,6 +202,18 @@ impl Slot {
         }
     }
 
+    /// Tells whoever wants to know how many wait before it.
+    pub(crate) fn queued(&self, sequence: Sequence, ahead: u32) {
+        let waiter = self.core.as_ref().and_then(|core| core.waiter(sequence));
+        if let Some(Waiter::Acquire {
+            queued: Some(Queued(tell)),
+            ..
+        }) = waiter
+        {
+            tell(ahead);
+        }
+    }
+
     /// Tells whoever waits what came of its request. A guard that nobody takes is dropped here,
     /// and so gives its lock back.
     pub(crate) fn done(
@@ -205,6 +228,7 @@ impl Slot {
                 wants,
                 session,
                 reply,
+                ..
             } => {
                 let lease = self.lease.clone();
                 let guard = match (held_locks(&wants, &outcome, tickets), lease) {

@@ -46,6 +46,30 @@ async fn readers_share_what_a_writer_has_for_itself() {
 }
 
 #[tokio::test]
+async fn whoever_has_to_wait_is_told_how_many_are_ahead() {
+    let cell = DevCell::start(None).expect("a cell");
+    let client = connect(&cell).await;
+    let held = client.lock("desk").acquire().await.expect("free");
+    let mut waiting = Vec::new();
+    for expected in 0..3 {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let tell = std::sync::Mutex::new(Some(tell));
+        let lock = client.lock("desk").on_queued(move |ahead| {
+            let tell = tell.lock().ok().and_then(|mut tell| tell.take());
+            let _ = tell.map(|tell| tell.send(ahead));
+        });
+        waiting.push(tokio::spawn(lock.acquire()));
+        assert_eq!(told.await, Ok(expected));
+    }
+    let free = client.lock("another").on_queued(|_| panic!("it is free"));
+    drop(free.acquire().await.expect("free"));
+    drop(held);
+    for waiter in waiting {
+        drop(waiter.await.expect("ends").expect("granted"));
+    }
+}
+
+#[tokio::test]
 async fn a_writer_becomes_a_reader_without_letting_go() {
     let cell = DevCell::start(None).expect("a cell");
     let (a, b) = (connect(&cell).await, connect(&cell).await);

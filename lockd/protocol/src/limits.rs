@@ -1,7 +1,7 @@
 //! Every bound of the protocol, as a named constant with its unit.
 
 /// Version of the client protocol that this crate speaks.
-pub const CLIENT_PROTOCOL_VERSION: u16 = 3;
+pub const CLIENT_PROTOCOL_VERSION: u16 = 4;
 
 /// Version of what the nodes of a cell say to each other.
 pub const PEER_PROTOCOL_VERSION: u16 = 2;

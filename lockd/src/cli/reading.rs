@@ -95,17 +95,21 @@ impl Reader {
         .await
     }
 
-    /// One lock: all holders and waiters, or at most so many of each.
+    /// One lock: all holders and waiters; or of each, after so many, at most so many.
     pub(super) async fn who(
         &self,
         name: &str,
-        limit: Option<u32>,
+        page: Option<(u32, u32)>,
     ) -> Result<Option<LockDetail>, QueryError> {
-        match (self, limit) {
+        match (self, page) {
             (Reader::Cell(cell), None) => cell.who(name).await,
-            (Reader::Cell(cell), Some(limit)) => cell.who_page(name, 0, 0, limit).await,
+            (Reader::Cell(cell), Some((skip, limit))) => {
+                cell.who_page(name, skip, skip, limit).await
+            }
             (Reader::Node(node), None) => node.who(name).await,
-            (Reader::Node(node), Some(limit)) => node.who_page(name, 0, 0, limit).await,
+            (Reader::Node(node), Some((skip, limit))) => {
+                node.who_page(name, skip, skip, limit).await
+            }
         }
     }
 }

@@ -20,6 +20,9 @@ pub(super) struct Args {
     /// At most so many holders and so many waiters; else all, page by page
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
+    /// Leave out so many holders and so many waiters: those of the pages before
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "limit")]
+    skip: u32,
     #[command(flatten)]
     reading: ReadingArgs,
 }
@@ -27,7 +30,8 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let (detail, as_of) = run_async(async {
         let reader = args.reading.reader().await?;
-        let detail = reader.who(&args.name, args.limit).await?;
+        let page = args.limit.map(|limit| (args.skip, limit));
+        let detail = reader.who(&args.name, page).await?;
         Ok((detail, reader.as_of().await))
     })?;
     let Some(detail) = detail else {
@@ -47,12 +51,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         }
         output::print_json(&value)?;
     } else {
-        output::print(&(to_text(&detail) + &reading::note(as_of)))?;
+        output::print(&(to_text(&detail, args.skip) + &reading::note(as_of)))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn to_text(detail: &LockDetail) -> String {
+fn to_text(detail: &LockDetail, skipped: u32) -> String {
     let mut table = Table::new([
         "",
         "SESSION",
@@ -88,9 +92,9 @@ fn to_text(detail: &LockDetail) -> String {
                 .map_or_else(String::new, |metadata| metadata.value.to_text()),
         ]);
     }
-    for (at, waiter) in detail.waiters.iter().enumerate() {
+    for (at, waiter) in (skipped + 1..).zip(&detail.waiters) {
         table.row([
-            format!("waiter {}", at + 1),
+            format!("waiter {at}"),
             waiter.session.to_string(),
             waiter.identity.clone(),
             waiter.about.description.clone(),
@@ -103,8 +107,10 @@ fn to_text(detail: &LockDetail) -> String {
     let mut text = table.render();
     if detail.more_holders || detail.more_waiters {
         let (holders, waiters) = (detail.summary.holders, detail.summary.waiters);
+        let shown = detail.holders.len().max(detail.waiters.len());
+        let skip = skipped as usize + shown;
         text.push_str(&format!(
-            "there are more: {holders} holders and {waiters} waiters in all\n"
+            "{holders} holders and {waiters} waiters in all: go on with --skip {skip}\n"
         ));
     }
     for holder in &detail.holders {

@@ -5,8 +5,9 @@
 //! reads: the old snapshot and the log. It works in small steps with a pause after each, and gives
 //! its state up when it is done, so that the node does not hold two for good.
 
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::panic::resume_unwind;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Instant;
 
@@ -26,15 +27,16 @@ use crate::state::snapshot::{Decoder, SnapshotError};
 /// The node's side of the thread.
 pub(super) struct Compactor {
     /// Dropped first: a pass that is under way then stops.
-    _alive: Sender<()>,
+    _alive: Arc<()>,
     thread: Worker<Compact>,
 }
 
 impl Compactor {
     pub(super) fn start(store: Arc<FileStore>, reports: Reports) -> std::io::Result<Compactor> {
-        let (_alive, stopped) = channel();
+        let _alive = Arc::new(());
+        let wanted = Arc::downgrade(&_alive);
         let thread = Worker::start("lockd-compactor", move |inbox| {
-            work(&store, &inbox, &stopped, &reports);
+            work(&store, &inbox, &wanted, &reports);
         })?;
         Ok(Compactor { _alive, thread })
     }
@@ -44,17 +46,17 @@ impl Compactor {
     }
 }
 
-fn work(store: &FileStore, inbox: &Receiver<Compact>, stopped: &Receiver<()>, reports: &Reports) {
+fn work(store: &FileStore, inbox: &Receiver<Compact>, wanted: &Weak<()>, reports: &Reports) {
     for order in inbox {
-        let mut pace = || match stopped.try_recv() {
-            Err(TryRecvError::Disconnected) => Err(Stop::Asked),
-            _ => {
-                thread::sleep(COMPACT_PAUSE);
-                Ok(())
+        let mut pace = || {
+            if wanted.strong_count() == 0 {
+                return Err(Stop::Asked);
             }
+            thread::sleep(COMPACT_PAUSE);
+            Ok(())
         };
         let begun = Instant::now();
-        let done = match compact(store, order, &mut pace) {
+        let done = match on_its_own_thread(|| compact(store, order, &mut pace)) {
             Ok(meta) => {
                 let took_ms = begun.elapsed().as_millis() as u64;
                 tracing::info!(
@@ -72,6 +74,10 @@ fn work(store: &FileStore, inbox: &Receiver<Compact>, stopped: &Receiver<()>, re
                 Done::NotTaken(CompactFailure::DamagedLog)
             }
             Err(Stop::Overtaken) => Done::NotTaken(CompactFailure::Overtaken),
+            Err(Stop::NoThread(error)) => {
+                tracing::warn!(%error, "no thread for a snapshot could be started");
+                Done::NotTaken(CompactFailure::NoThread)
+            }
             Err(Stop::DamagedSnapshot(reason)) => {
                 tracing::warn!(
                     reason,
@@ -87,11 +93,23 @@ fn work(store: &FileStore, inbox: &Receiver<Compact>, stopped: &Receiver<()>, re
     }
 }
 
+/// Runs a pass on a thread that ends with it. The allocator gives back what the second state took
+/// when the thread that took it ends, and keeps it for a thread that waits for its next order.
+fn on_its_own_thread<T: Send>(pass: impl FnOnce() -> Result<T, Stop> + Send) -> Result<T, Stop> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("lockd-snapshot".to_owned());
+        let thread = thread.spawn_scoped(scope, pass).map_err(Stop::NoThread)?;
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
+}
+
 /// Why a pass ended without a snapshot.
 #[derive(Debug)]
 pub(super) enum Stop {
     /// The node ends.
     Asked,
+    /// The system has no thread for it.
+    NoThread(std::io::Error),
     /// The log was cut or replaced meanwhile.
     Overtaken,
     /// This entry cannot be read.

@@ -209,7 +209,7 @@ impl State {
                 tickets.push(claim(&want.lock, &hold));
             }
             let told = hold.holder(&want.lock);
-            lock.holds.push(hold);
+            lock.add(hold);
             self.tell_change(Change::Granted, told, effects);
         }
         // A session leaves every queue before it ends, so whoever is granted to is alive.

@@ -171,6 +171,15 @@ impl Ahead {
 }
 
 impl Lock {
+    /// Adds a grant, whose token is the newest.
+    pub(super) fn add(&mut self, hold: Hold) {
+        if self.holds.is_empty() {
+            // Most locks have one holder, and are many.
+            self.holds.reserve_exact(1);
+        }
+        self.holds.push(hold);
+    }
+
     /// Whether those who hold the lock leave room for one more.
     pub(super) fn has_room(&self, mode: Mode) -> bool {
         let Some(first) = self.holds.first() else {

@@ -34,7 +34,7 @@ pub use decode::{Decoder, SnapshotError};
 const MAGIC: [u8; 7] = *b"lkstate";
 
 /// The version that this program writes, and the only one that it reads.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 
 /// Bytes of a chunk at most, before its last item.
 const CHUNK_BYTES: usize = 32 * 1024;

@@ -334,6 +334,22 @@ fn a_candidate_waits_for_its_own_disk_as_long_as_that_may_take() {
 }
 
 #[test]
+fn a_candidate_that_has_asked_is_not_made_patient_by_other_writes() {
+    let (mut core, mut candidate) = campaigning(recovered(Vec::new(), 1));
+    core.acceptor.learn(vec![command(1, 1)]);
+    core.acceptor.begin_write(core.now).expect("slot 1");
+    let patience = 2 * core.timing.leader_timeout_micros;
+    assert!(
+        patience < core.timing.disk_timeout_micros,
+        "the disk may take longer"
+    );
+    later(&mut core, patience);
+    assert!(candidate.tick(&mut core));
+    later(&mut core, timing().heartbeat_micros);
+    assert!(!candidate.tick(&mut core));
+}
+
+#[test]
 fn who_lacks_promises_of_a_quorum_does_not_lead_however_often_one_node_promises() {
     let five = crate::membership::Membership::first((1..=5).map(NodeId)).unwrap();
     let (mut core, mut candidate) = campaigning(Recovered::fresh(five));

@@ -340,6 +340,36 @@ fn heartbeats_go_to_those_who_were_sent_nothing_lately() {
 }
 
 #[test]
+fn who_lacks_what_is_not_in_memory_any_more_is_told_to_ask_and_nobody_else_is() {
+    let (mut core, mut leader) = established();
+    core.acceptor.tighten(Bounds {
+        tail_cache_entries: 3,
+        ..Bounds::default()
+    });
+    propose_many(&mut core, &mut leader, 9);
+    write(&mut core);
+    leader.on_accepted(&mut core, NodeId(2), synced(10, 10, 0));
+    let first = core.acceptor.log().first();
+    assert!(first > Slot(2), "some are on the disk only");
+    for (lacks_from, told) in [(first, 0), (first.previous(), 1)] {
+        let lacks = Accepted {
+            gap: true,
+            ..synced(1, lacks_from.0 - 1, 0)
+        };
+        leader.on_accepted(&mut core, NodeId(3), lacks);
+        sent(&mut core);
+        later(&mut core, timing().heartbeat_micros);
+        assert!(leader.tick(&mut core));
+        let hints = sent(&mut core).into_iter();
+        let hints: Vec<_> = hints
+            .filter(|(_, body)| matches!(body, Body::Behind(_)))
+            .map(|(to, _)| to)
+            .collect();
+        assert_eq!(hints, vec![3; told]);
+    }
+}
+
+#[test]
 fn a_leader_that_hears_no_quorum_for_its_timeout_steps_down() {
     let (mut core, mut leader) = established();
     let timeout = core.timing.leader_timeout_micros;

@@ -113,6 +113,13 @@ pub enum Output<W> {
     },
     /// A renewal has moved the deadline to this time.
     Deadline(Time),
+    /// An acquisition waits. Told again by every leader to which it had to be sent again.
+    Queued {
+        /// Its number.
+        sequence: Sequence,
+        /// How many wait before it.
+        ahead: u32,
+    },
     /// A request is over.
     Done {
         /// Whoever made it.

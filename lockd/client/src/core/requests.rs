@@ -111,6 +111,12 @@ impl<W> Requests<W> {
     }
 
     /// A request that was sent and is not over.
+    pub(super) fn get(&self, sequence: Sequence) -> Option<&Entry<W>> {
+        let entry = self.unanswered.get(&sequence);
+        entry.or_else(|| self.queued.get(&sequence))
+    }
+
+    /// The same, to be changed.
     pub(super) fn get_mut(&mut self, sequence: Sequence) -> Option<&mut Entry<W>> {
         match self.unanswered.get_mut(&sequence) {
             Some(entry) => Some(entry),

@@ -88,6 +88,12 @@ impl<W> SessionCore<W> {
         self.options.nonce
     }
 
+    /// Who waits for the outcome of this request.
+    #[must_use]
+    pub fn waiter(&self, sequence: Sequence) -> Option<&W> {
+        self.requests.get(sequence)?.waiter.as_ref()
+    }
+
     /// The session's id, once it is known.
     #[must_use]
     pub fn id(&self) -> Option<SessionId> {
@@ -301,7 +307,10 @@ impl<W> SessionCore<W> {
             return;
         };
         match outcome {
-            Outcome::Queued { .. } => self.requests.queue(sequence),
+            Outcome::Queued { ahead } => {
+                self.requests.queue(sequence);
+                self.outputs.push_back(Output::Queued { sequence, ahead });
+            }
             Outcome::Refused(Refusal::NoSession) => self.end(by_cell(EndReason::Unknown)),
             Outcome::Refused(refusal) if refusal.is_momentary() && !entry.cancelled => {
                 let delay = self.busy.next_delay();

@@ -93,8 +93,8 @@ impl Outcome {
 pub struct InCircle {
     /// The session.
     pub session: SessionId,
-    /// Its owner.
-    pub owner: String,
+    /// Its owner, if it said one.
+    pub owner: Option<String>,
     /// The lock that it waits for, and that the next one on the circle holds or is to get first.
     pub waits_for: LockName,
 }
@@ -106,7 +106,11 @@ impl std::fmt::Display for InCircle {
             owner,
             waits_for,
         } = self;
-        write!(f, "session {session} ({owner:?}) waits for {waits_for:?}")
+        write!(f, "session {session}")?;
+        if let Some(owner) = owner {
+            write!(f, " ({owner:?})")?;
+        }
+        write!(f, " waits for {waits_for:?}")
     }
 }
 

@@ -59,6 +59,8 @@ pub enum Base {
 pub enum CompactFailure {
     /// The log has been cut or replaced meanwhile. Later again.
     Overtaken,
+    /// There was no thread for it. Later again.
+    NoThread,
     /// An entry of the log cannot be read, which is told apart from this. Later again.
     DamagedLog,
     /// The snapshot before cannot be read.

@@ -315,7 +315,7 @@ impl Decoder {
         let breaking = u32::from(hold.breaking().is_some());
         self.session_of(hold.session)?.breaking += breaking;
         if let Some(lock) = self.state.locks.get_mut(&name) {
-            lock.holds.push(hold);
+            lock.add(hold);
         }
         Ok(())
     }

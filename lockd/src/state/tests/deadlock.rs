@@ -134,6 +134,28 @@ fn tasks_that_share_a_session_may_wait_for_each_other() {
 }
 
 #[test]
+fn a_circle_can_go_through_somebody_who_waits_without_an_owner() {
+    let mut bench = Bench::new(3);
+    bench.hold_as(1, mine(exclusive("a", Wait::Try)));
+    bench.hold(3, "b");
+    // 2 holds nothing, but nobody is granted b before it, and it is not granted b without a.
+    bench.wait_as(2, all_of(&["a", "b"], Wait::Forever));
+    let (_, effects) = bench.request(1, Operation::Acquire(mine(exclusive("b", Wait::Forever))));
+    assert_eq!(circle(&effects), told(&[(1, "b"), (2, "a")]));
+    let Some(Refusal::Deadlock(circle)) = refusal(&effects) else {
+        panic!("no deadlock: {effects:?}");
+    };
+    let told = circle.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(
+        told,
+        [
+            "session 1 (\"main\") waits for \"b\"",
+            "session 2 waits for \"a\""
+        ]
+    );
+}
+
+#[test]
 fn in_random_schedules_exactly_the_waits_that_could_never_end_are_refused() {
     let schedules = std::env::var("LOCKD_SCHEDULES").ok();
     let schedules: u64 = schedules.map_or(20_000, |text| text.parse().expect("a number"));
@@ -268,8 +290,9 @@ impl Schedule {
     }
 }
 
-/// Whether the wait of an owner would never end, found by trying: everybody who does not wait gives
-/// everything back, as often as anybody can. `None`: it would not wait, or it has no owner.
+/// Whether the wait of an owner would never end, found by trying: whatever is held is given back, but
+/// for what owners hold who wait, as often as anything is. `None`: it would not wait, or it has no
+/// owner.
 fn could_never_end(bench: &Bench, session: u64, acquire: &Acquire) -> Option<bool> {
     acquire.owner.as_ref()?;
     let mut state = bench.state.clone();
@@ -300,23 +323,17 @@ fn could_never_end(bench: &Bench, session: u64, acquire: &Acquire) -> Option<boo
     }
 }
 
-/// What is held by somebody who does not wait, or waited for by nobody in particular.
+/// What is held by somebody who does not wait, or of whom nobody knows whether.
 fn something_that_can_end(
     state: &State,
     looked_at: (SessionId, Sequence),
 ) -> Option<(SessionId, Sequence)> {
     for (id, session) in &state.sessions {
-        let waits = *id == looked_at.0
-            || session
-                .owned("main")
-                .is_some_and(|owned| !owned.places.is_empty());
+        let owned = session.owned("main");
+        let waits = *id == looked_at.0 || owned.is_some_and(|owned| !owned.places.is_empty());
         for (acquire, acquisition) in session.acquisitions() {
-            let of_owner = session.owned("main").is_some_and(|owned| {
-                let place = acquisition.place();
-                owned.held.contains(acquire)
-                    || place.is_some_and(|place| owned.places.contains(&place))
-            });
-            if (*id, *acquire) != looked_at && (!of_owner || !waits) {
+            let of_owner = owned.is_some_and(|owned| owned.held.contains(acquire));
+            if acquisition.place().is_none() && !(of_owner && waits) {
                 return Some((*id, *acquire));
             }
         }

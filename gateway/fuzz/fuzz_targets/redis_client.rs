@@ -1,0 +1,7 @@
+//! See `gateway::fuzz`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    gateway::fuzz::target("redis_client").expect("a target")(input);
+});
