@@ -19,7 +19,7 @@ use serde::Deserialize;
 
 pub use self::http::HttpConfig;
 pub use self::mysql::MysqlConfig;
-pub use self::postgres::PostgresConfig;
+pub use self::postgres::{FenceMode, PoolerConfig, PostgresConfig};
 pub use self::redis::{RedisConfig, RedisUser};
 pub use self::server::UpstreamTls;
 pub use self::store::StoreConfig;
