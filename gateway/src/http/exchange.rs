@@ -1,6 +1,6 @@
-//! One request, carried to the server and its answer back. A write that was admitted is carried by a
-//! task of its own: a client that goes away does not keep the gateway from learning what became of
-//! it. Anything else ends with its client.
+//! One request, carried to the server and its answer back. A write that was admitted is carried by
+//! a task of its own: a client that goes away does not keep the gateway from learning what became
+//! of it. Anything else ends with its client.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -61,7 +61,8 @@ impl Exchange {
         }
     }
 
-    /// Whatever is dropped here closes the connection, and leaves the write in doubt if it was sent.
+    /// Whatever is dropped here closes the connection, and leaves the write in doubt if it was
+    /// sent.
     async fn run(self, ended: impl Future<Output = ()>, head: Head) {
         let timeout = self.answer_timeout;
         tokio::select! {

@@ -77,7 +77,9 @@ impl Proxy {
         let lease = match self.admitted(&parts, writes).await {
             Err(NotDone::Refused { refusal, .. }) if self.policy == Policy::Observe => {
                 tracing::warn!(
-                    method = %parts.method, path = parts.uri.path(), code = refusal.code(), %refusal,
+                    method = %parts.method,
+                    path = parts.uri.path(),
+                    %refusal,
                     "would have been refused"
                 );
                 None
@@ -162,8 +164,8 @@ impl Proxy {
     fn check_precondition(&self, parts: &Parts) -> Result<(), NotDone> {
         let has = |name| parts.headers.contains_key(name);
         if self.needs_precondition && !has(header::IF_MATCH) && !has(header::IF_NONE_MATCH) {
-            let detail = "writes to this path need If-Match or If-None-Match: read first, and write \
-                          only over what was read";
+            let detail = "writes to this path need If-Match or If-None-Match: read first, and \
+                          write only over what was read";
             let status = StatusCode::PRECONDITION_REQUIRED;
             return Err(NotDone::Other(status, detail.to_owned()));
         }

@@ -61,7 +61,8 @@ impl HttpBed {
     pub fn config_text(&self) -> String {
         format!(
             "listen = \"127.0.0.1:0\"\nhandshake_timeout = \"5s\"\n{}\n\
-             [http]\nurl = \"http://{}\"\nlock = \"gateways/test\"\ncontrol = \"gateway.sock\"\n{}\n\
+             [http]\nurl = \"http://{}\"\nlock = \"gateways/test\"\n\
+             control = \"gateway.sock\"\n{}\n\
              [[guard]]\npath = \"/orders/{{id}}\"\nlock = \"orders/{{id}}\"\n\
              [[guard]]\npath = \"/stock\"\nlock = \"stock/%\"\n\
              [cell]\nclient_config = \"client.toml\"\n",
@@ -372,4 +373,30 @@ async fn read_request(stream: &mut TcpStream, record: &Record) -> Option<(String
             return Some((text, body));
         }
     }
+}
+
+/// A gateway that is ready, in front of a server that does everything it is told.
+pub async fn plain() -> (Origin, HttpBed, Running) {
+    plain_with("settle = \"1ms\"", "").await
+}
+
+pub async fn plain_with(settings: &str, policy: &str) -> (Origin, HttpBed, Running) {
+    let origin = Origin::start(|_| Act::Answer(200)).await;
+    let mut bed = HttpBed::before(origin.address).with(settings);
+    policy.clone_into(&mut bed.policy);
+    let gateway = bed.gateway().await;
+    ready(&gateway).await;
+    (origin, bed, gateway)
+}
+
+/// Waits until the gateway is active and at rest.
+pub async fn ready(gateway: &Running) {
+    let ticket = super::ticket("ready", 1000);
+    call_until_ready(gateway.address, "GET", "/ready", &ticket, "").await;
+}
+
+pub fn is_problem(reply: &Reply, status: u16, code: &str) {
+    assert_eq!(reply.status, status, "{reply:?}");
+    assert!(reply.head.contains("application/problem+json"), "{reply:?}");
+    assert!(reply.body.contains(code), "{reply:?}");
 }
