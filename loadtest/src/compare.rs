@@ -16,8 +16,10 @@ use std::time::Duration;
 
 use crate::cluster::Timeouts;
 use crate::machine;
+use crate::report::files::Files;
+use crate::run::arrivals::RateArgs;
 use crate::run::round::Setup;
-use crate::run::workload::{Phases, Workload};
+use crate::run::workload::{Phases, Shape, Workload};
 use crate::run::{self, CLIENTS_MAX, RunError};
 use accident::system::Accident;
 use bench::Bench;
@@ -53,6 +55,12 @@ pub struct CompareArgs {
         default_value = "uncontended,contended"
     )]
     pub workloads: Vec<Workload>,
+    /// The workloads' numbers.
+    #[command(flatten)]
+    pub shape: Shape,
+    /// When requests are due.
+    #[command(flatten)]
+    pub rate: RateArgs,
     /// How often everything is measured; the table shows the round of median throughput.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=ROUNDS_MAX))]
     pub rounds: u64,
@@ -94,6 +102,9 @@ pub struct CompareArgs {
     /// Write the result as JSON to this file (`-`: to standard output, instead of the table).
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Other files.
+    #[command(flatten)]
+    pub files: Files,
 }
 
 /// Somebody's own server.
@@ -225,6 +236,8 @@ async fn cycles(arguments: &CompareArgs, program: &Path) -> Result<Comparison, C
             let setup = Setup {
                 driver: row.peer.name(),
                 workload: row.workload,
+                shape: arguments.shape,
+                rate: arguments.rate.rate(),
                 connections: row.clients,
                 tickets: false,
                 ttl: arguments.ttl,
@@ -235,8 +248,10 @@ async fn cycles(arguments: &CompareArgs, program: &Path) -> Result<Comparison, C
                 },
                 // A lock that one round has left behind is not waited for in the next.
                 prefix: format!("loadtest/{}/{round}/{number}", std::process::id()),
-                disk,
+                disk: disk.clone(),
                 kill_leader_at: None,
+                keep_histograms: false,
+                cell: None,
             };
             eprintln!("round {round} of {}: {}", arguments.rounds, row.describe());
             let clients = usize::try_from(row.clients).unwrap_or(usize::MAX);

@@ -27,6 +27,19 @@ pub trait Driver {
     /// [`Trouble`], when it was not acquired. The caller may ask again.
     fn acquire(&mut self, lock: &str) -> impl Future<Output = Result<Self::Guard, Trouble>>;
 
+    /// The same of what not every lock service has.
+    ///
+    /// # Errors
+    /// [`Trouble`], also when this one does not have it.
+    fn take(&mut self, want: Want<'_>) -> impl Future<Output = Result<Self::Guard, Trouble>> {
+        async move {
+            match want {
+                Want::Exclusive(lock) => self.acquire(lock).await,
+                other => Err(Trouble::new(format!("cannot acquire {other:?} here"))),
+            }
+        }
+    }
+
     /// Gives the lock back.
     ///
     /// # Errors
@@ -37,10 +50,39 @@ pub trait Driver {
     fn close(self) -> impl Future<Output = ()>;
 }
 
+/// What a client wants to hold.
+#[derive(Clone, Debug)]
+pub enum Want<'a> {
+    /// A lock, beside nobody.
+    Exclusive(&'a str),
+    /// A lock, beside others who hold it as shared.
+    Shared(&'a str),
+    /// A permit of a semaphore.
+    Permit {
+        /// Its name.
+        lock: &'a str,
+        /// How many it has.
+        of: u32,
+    },
+    /// All of these locks at once.
+    All(Vec<&'a str>),
+}
+
 /// A lock that is held.
 pub trait Guard {
     /// Number of the grant, of a service that gives one. It rises from grant to grant.
     fn token(&self) -> Option<u64>;
+
+    /// The same of one of several locks that were acquired at once, in the order in which they were
+    /// named.
+    fn token_of(&self, _lock: usize) -> Option<u64> {
+        self.token()
+    }
+
+    /// Which permit of a semaphore this is, counted from 0.
+    fn slot(&self) -> usize {
+        0
+    }
 
     /// For how long from now the client may rely on holding the lock, if it hears nothing more.
     fn valid_for(&self) -> Duration;

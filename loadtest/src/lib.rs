@@ -3,6 +3,7 @@
 //! - [`demo`]: the accident of the paused lock holder, with everything real.
 //! - [`run`]: workloads on a cell, judged by an [`oracle`] while they run.
 //! - [`compare`]: the same on what people use for locks without lockd.
+//! - [`report`]: results, held against each other, and as files for people.
 //! - [`scale`]: a cell with very many sessions and locks, and what they cost.
 //! - `sim` (feature `sim`): the whole system in a seeded simulation, with every promise checked at
 //!   every step.
@@ -24,6 +25,7 @@ pub mod machine;
 pub mod models;
 pub mod oracle;
 pub mod process;
+pub mod report;
 pub mod run;
 pub mod scale;
 #[cfg(feature = "sim")]

@@ -15,6 +15,7 @@ use crate::driver::redlock::RedlockDriver;
 use crate::driver::zookeeper::{self, ZookeeperDriver};
 use crate::driver::{Driver, Start, Trouble};
 use crate::keeper::{KeepOptions, Keeper, Kept};
+use crate::machine::environment;
 use crate::process::ProcessError;
 use crate::run::report::Report;
 use crate::run::round::{self, Setup};
@@ -28,6 +29,8 @@ pub struct Bench {
     services: BTreeMap<Service, Result<Running, String>>,
     /// Those on which a round was run.
     used: BTreeSet<Service>,
+    /// The versions of their programs, by their names.
+    versions: BTreeMap<Service, BTreeMap<String, String>>,
 }
 
 /// A service that can be used.
@@ -57,6 +60,7 @@ impl Bench {
             clients_max,
             services: endpoints.into_iter().map(own).collect(),
             used: BTreeSet::new(),
+            versions: BTreeMap::new(),
         }
     }
 
@@ -70,8 +74,15 @@ impl Bench {
         clients: usize,
         setup: &Setup,
     ) -> Result<Report, String> {
-        let report = self.drive(peer, clients, setup).await?;
-        self.used.insert(peer.service());
+        let mut report = self.drive(peer, clients, setup).await?;
+        let service = peer.service();
+        self.used.insert(service);
+        if !self.versions.contains_key(&service) {
+            let pids = self.running(service).await?.pids();
+            self.versions
+                .insert(service, environment::versions_of(&pids));
+        }
+        report.server_versions = self.versions.get(&service).cloned().unwrap_or_default();
         Ok(report)
     }
 

@@ -16,6 +16,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
         "mariadb-server",
         &["mariadbd", "mariadb-install-db", "mariadb"],
     ),
+    // With it the tests have sessions share connections to PostgreSQL.
+    ("pgbouncer", &["pgbouncer"]),
     ("redis-server", &["redis-server", "redis-cli"]),
     ("etcd-server", &["etcd"]),
     // ZooKeeper is its jars and a virtual machine; its own package would bring a desktop's as well.
@@ -34,7 +36,8 @@ const DEBIAN_VERSIONS: &str = "/usr/lib/postgresql";
 const CLUSTER_SETTINGS: &str = "/etc/postgresql-common/createcluster.conf";
 
 /// A link to nowhere in these places tells systemd not to start the packages' servers.
-const UNITS: [&str; 3] = [
+const UNITS: [&str; 4] = [
+    "/etc/systemd/system/pgbouncer.service",
     "/etc/systemd/system/etcd.service",
     "/etc/systemd/system/redis-server.service",
     "/etc/systemd/system/mariadb.service",
