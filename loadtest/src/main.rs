@@ -187,8 +187,10 @@ async fn compare_all(arguments: &CompareArgs) -> Result<ExitCode, String> {
         () = interrupted()? => return Ok(ExitCode::from(INTERRUPTED)),
     };
     run::write_report(&comparison, arguments.json.as_deref()).map_err(|e| e.to_string())?;
-    let files = arguments.files.write(&(&comparison).into());
-    files.map_err(|e| e.to_string())?;
+    if let Some(cycles) = comparison.cycles() {
+        let files = arguments.files.write(&cycles.into());
+        files.map_err(|e| e.to_string())?;
+    }
     if comparison.passed() && !comparison.is_complete() {
         return Err(
             "not everything could be measured or cleaned up: the result says what".to_owned(),
