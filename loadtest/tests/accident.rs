@@ -125,6 +125,7 @@ fn what_cannot_be_combined_is_refused_with_what_to_do() {
             vec!["--accident", "--endpoint=redis=redis://x"],
             "cannot be used with",
         ),
+        (vec!["--failover", "--html=x"], "cannot be used with"),
         (vec!["--accidents=pause"], "--accident"),
         (vec!["--accident", "--trials=0"], "1..=100"),
         (vec!["--accident", "--accidents=meteor"], "partition"),

@@ -21,6 +21,15 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The cycles, if those were compared: only they happened second by second.
+    #[must_use]
+    pub fn cycles(&self) -> Option<&Comparison> {
+        match self {
+            Outcome::Cycles(comparison) => Some(comparison),
+            Outcome::Accidents(_) | Outcome::Failovers(_) => None,
+        }
+    }
+
     /// Whether every promise was kept.
     #[must_use]
     pub fn passed(&self) -> bool {

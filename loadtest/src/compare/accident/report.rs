@@ -47,6 +47,8 @@ pub struct Row {
     /// Of the holders whose lock was granted to the next one: how many had been told by their
     /// library, right before they wrote.
     pub told: usize,
+    /// Locks that were never granted again, after all was well.
+    pub stuck: usize,
     /// Writes that were refused, by code.
     pub refused: BTreeMap<String, usize>,
     /// Why there are no trials, and what to do about it.
@@ -82,6 +84,7 @@ impl Row {
             granted_meanwhile: granted().count(),
             lost: trials.iter().map(|trial| trial.lost).sum(),
             told: granted().filter(|trial| trial.told).count(),
+            stuck: trials.iter().filter(|trial| trial.stuck).count(),
             refused,
             not_tried,
             promised: system.way == Way::Gateway,
@@ -152,12 +155,12 @@ impl Accidents {
         )?;
         writeln!(
             f,
-            "  {:<34} {:>10} {:>10} {:>10}  refused",
-            "", "passed on", "lost", "told"
+            "  {:<38} {:>10} {:>10} {:>10} {:>10}  refused",
+            "", "passed on", "lost", "told", "stuck"
         )?;
         for row in rows {
             if let Some(reason) = &row.not_tried {
-                writeln!(f, "  {:<34} not tried: {reason}", row.system)?;
+                writeln!(f, "  {:<38} not tried: {reason}", row.system)?;
                 continue;
             }
             let refused = row
@@ -166,11 +169,12 @@ impl Accidents {
                 .map(|(code, count)| format!("{count} x {code}"));
             let refused: Vec<String> = refused.collect();
             let line = format!(
-                "  {:<34} {:>10} {:>10} {:>10}  {}",
+                "  {:<38} {:>10} {:>10} {:>10} {:>10}  {}",
                 row.system,
                 row.granted_meanwhile,
                 row.lost,
                 row.told,
+                row.stuck,
                 refused.join(", ")
             );
             writeln!(f, "{}", line.trim_end())?;
@@ -190,6 +194,7 @@ mod tests {
             told: count > 0,
             refused: (count == 0).then(|| "FN001".to_owned()),
             lost: count,
+            stuck: false,
         }
     }
 
@@ -209,10 +214,13 @@ mod tests {
         assert!(good.passed() && good.is_complete());
         let text = good.to_string();
         assert!(
-            text.contains("2          0          0  2 x FN001"),
+            text.contains("2          0          0          0  2 x FN001"),
             "{text}"
         );
-        assert!(text.contains("2          2          2\n"), "{text}");
+        assert!(
+            text.contains("2          2          2          0\n"),
+            "{text}"
+        );
         let broken = row(Peer::Lockd, Way::Gateway, Ok(vec![lost(0), lost(1)]));
         let bad = of(vec![broken], false);
         assert!(!bad.passed());
@@ -249,6 +257,7 @@ mod tests {
             ("/rows/0/granted_meanwhile", 1.into()),
             ("/rows/0/lost", 0.into()),
             ("/rows/0/told", 0.into()),
+            ("/rows/0/stuck", 0.into()),
             ("/rows/0/refused/FN001", 1.into()),
             ("/rows/0/not_tried", serde_json::Value::Null),
             ("/rows/0/trials/0/granted_meanwhile", true.into()),

@@ -34,6 +34,8 @@ pub struct Trial {
     pub refused: Option<String>,
     /// Writes that were accepted, by which the counter is not higher.
     pub lost: i64,
+    /// Whether the lock was never granted again, after all was well.
+    pub stuck: bool,
 }
 
 /// A scene to be played.
@@ -336,14 +338,8 @@ impl Act {
         self.first.tell(&Order::Release)?;
         // It may have lost the lock service; then its lock ends with its lease.
         let _ = self.first.hear().await?;
-        if self.next_writes(patience).await? {
-            return Ok(());
-        }
-        let never = "the lock was never granted again".to_owned();
-        Err(ProcessError::Refused {
-            name: "the lock service".to_owned(),
-            answer: never,
-        })
+        self.trial.stuck = !self.next_writes(patience).await?;
+        Ok(())
     }
 
     /// Writes that were accepted.
