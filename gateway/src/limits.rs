@@ -95,6 +95,12 @@ pub const ECHO_PATIENCE: Duration = Duration::from_millis(500);
 /// Admin connections per gateway, unless configured.
 pub const ADMIN_CONNECTIONS_DEFAULT: usize = 4;
 
+/// Most epochs that are closed at once because their locks were granted anew.
+pub const EAGER_CLOSES_MAX: usize = 8;
+
+/// How long after the lock service could not be followed it is tried again.
+pub const EAGER_RETRY: Duration = Duration::from_secs(1);
+
 /// Longest key of the embedded store, bytes of UTF-8.
 pub const KEY_BYTES_MAX: usize = 512;
 
@@ -139,5 +145,10 @@ const _: () = assert!(
 const _: () = assert!(
     TICKETS_PER_SESSION_MAX * (lockd_protocol::limits::TICKET_TEXT_BYTES_MAX + 1)
         < HTTP_BUFFER_BYTES
+);
+// What a transaction is told: a pass of 36 characters, a token, and the lock's name in hexadecimal.
+const _: () = assert!(
+    TICKETS_PER_SESSION_MAX * (2 * lockd_protocol::limits::LOCK_NAME_BYTES_MAX + 60)
+        < RELAY_BUFFER_BYTES
 );
 const _: () = assert!(VALUE_BYTES_MAX < STORE_BATCH_BYTES_MAX);

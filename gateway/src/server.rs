@@ -13,9 +13,9 @@ use crate::config::{
 };
 use crate::findings::{Finding, Severity};
 use crate::mysql;
-use crate::postgres::Gateway;
 use crate::postgres::admin::AdminError;
 use crate::postgres::check::{self, CheckError};
+use crate::postgres::{Gateway, eager};
 use crate::redis;
 use crate::store::engine::{OpenError, Store};
 use crate::store::http::{self, Service};
@@ -129,8 +129,20 @@ type Serving = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 pub async fn bind(config: &Config) -> Result<(SocketAddr, Serving), ServeError> {
     let serving: Box<dyn FnOnce(TcpListener) -> Serving + Send> = match &config.upstream {
         Upstream::Postgres(postgres) => {
-            let gateway = Arc::new(postgres_gateway(config, postgres).await?);
-            Box::new(|listener| Box::pin(gateway.serve(listener)))
+            let cell = Arc::new(LockdCell::new(config.cell.clone()));
+            let gateway = postgres_gateway(config, postgres, Arc::clone(&cell)).await?;
+            let gateway = Arc::new(gateway);
+            if postgres.eager {
+                let following = eager::follow(Arc::clone(&gateway), cell);
+                Box::new(|listener| {
+                    let serving = gateway.serve(listener);
+                    Box::pin(async {
+                        tokio::join!(serving, following);
+                    })
+                })
+            } else {
+                Box::new(|listener| Box::pin(gateway.serve(listener)))
+            }
         }
         Upstream::Mysql(mysql) => {
             let gateway = Arc::new(mysql_gateway(config, mysql).await?);
@@ -168,10 +180,10 @@ fn announce(address: SocketAddr) -> std::io::Result<()> {
 async fn postgres_gateway(
     config: &Config,
     postgres: &PostgresConfig,
+    cell: Arc<LockdCell>,
 ) -> Result<Gateway, ServeError> {
     let verifier = tickets::verifier(&config.cell)?;
     insist(check::check(postgres).await?)?;
-    let cell = Arc::new(LockdCell::new(config.cell.clone()));
     let gateway = Gateway::new(config, postgres, verifier, cell)?;
     gateway.admin().ping().await?;
     Ok(gateway)

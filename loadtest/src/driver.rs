@@ -3,12 +3,14 @@
 //! A driver is one client with a session of its own. It is called by one task at a time, and
 //! dispatched statically: the harness must cost less than what it measures.
 
+pub mod etcd;
 pub mod lockd;
 pub mod mariadb;
 pub mod polling;
 pub mod postgres;
 pub mod redis;
 pub mod redlock;
+pub mod zookeeper;
 
 use std::fmt;
 use std::future::Future;
@@ -84,11 +86,35 @@ pub trait Guard {
 
     /// For how long from now the client may rely on holding the lock, if it hears nothing more.
     fn valid_for(&self) -> Duration;
+
+    /// What a gateway wants to see, of a service that gives such a thing.
+    fn ticket(&self) -> Option<String> {
+        None
+    }
 }
 
 /// How long a lock may be relied on that has no lease, and is held for as long as its connection
 /// lives: longer than any run.
 pub const WHILE_CONNECTED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Which member of a cluster each client connects to at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// All of them to the first.
+    First,
+    /// Each to another one.
+    Spread,
+}
+
+impl Start {
+    /// Number of the member to which this client connects, before it is wrapped around.
+    fn of(self, client: usize) -> usize {
+        match self {
+            Start::First => 0,
+            Start::Spread => client,
+        }
+    }
+}
 
 /// What a lock service answered to a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

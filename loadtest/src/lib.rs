@@ -9,13 +9,14 @@
 //!   every step.
 //! - [`driver`]: what a workload needs of a lock service.
 //! - [`cell`] and [`process`]: nodes as child processes, which can be paused and killed.
-//! - [`keeper`]: servers of other projects.
+//! - [`keeper`] and [`cluster`]: servers of other projects.
 //! - [`models`]: what locks are, and whether a history could be theirs.
 //! - [`machine`]: what it all costs.
 //!
 //! Nothing here is part of the product; the product knows nothing of this crate.
 
 pub mod cell;
+pub mod cluster;
 pub mod compare;
 pub mod demo;
 pub mod driver;

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use loadtest::cluster::Timeouts;
+use loadtest::compare::accident::holder::{self, HolderArgs};
 use loadtest::compare::{self, CompareArgs};
 use loadtest::demo::actor::{self, ActorArgs};
 use loadtest::demo::{self, DemoArgs, DemoError};
@@ -76,10 +78,16 @@ enum Command {
         /// For how many clients.
         #[arg(long)]
         clients: u64,
+        /// How long nodes of a cluster wait for each other.
+        #[arg(long, value_enum)]
+        timeouts: Timeouts,
     },
     /// A client of the demo.
     #[command(name = "__actor", hide = true)]
     Actor(ActorArgs),
+    /// A holder of a lock that meets with an accident.
+    #[command(name = "__holder", hide = true)]
+    Holder(HolderArgs),
 }
 
 fn main() -> ExitCode {
@@ -91,9 +99,15 @@ fn main() -> ExitCode {
             process::die_with_parent();
             in_runtime(actor::run(&arguments)).map(|()| ExitCode::SUCCESS)
         }
-        Command::Keep { what, clients } => {
-            in_runtime(keeper::keep(what, clients)).map(|()| ExitCode::SUCCESS)
+        Command::Holder(arguments) => {
+            process::die_with_parent();
+            in_runtime(holder::run(&arguments)).map(|()| ExitCode::SUCCESS)
         }
+        Command::Keep {
+            what,
+            clients,
+            timeouts,
+        } => in_runtime(keeper::keep(what, clients, timeouts)).map(|()| ExitCode::SUCCESS),
         Command::Demo(arguments) => in_runtime(show_demo(&arguments)),
         Command::Run(arguments) => in_runtime(put_load(&arguments)),
         Command::Compare(arguments) => in_runtime(compare_all(&arguments)),

@@ -29,7 +29,8 @@ impl LockdCell {
         }
     }
 
-    async fn client(&self) -> Result<&Client, CellError> {
+    /// The client, connected if it can be.
+    pub(crate) async fn client(&self) -> Result<&Client, CellError> {
         self.client
             .get_or_try_init(|| async {
                 let config = ClientConfig::load(&self.config).map_err(failed)?;

@@ -208,8 +208,9 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    const GUIDES: [&str; 3] = [
+    const GUIDES: [&str; 4] = [
         include_str!("../../../docs/gateway.md"),
+        include_str!("../../../docs/gateway-transaction.md"),
         include_str!("../../../docs/gateway-mysql.md"),
         include_str!("../../../docs/gateway-redis.md"),
     ];

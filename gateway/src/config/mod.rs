@@ -17,7 +17,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 pub use self::mysql::MysqlConfig;
-pub use self::postgres::PostgresConfig;
+pub use self::postgres::{FenceMode, PoolerConfig, PostgresConfig};
 pub use self::redis::{RedisConfig, RedisUser};
 pub use self::server::UpstreamTls;
 pub use self::store::StoreConfig;

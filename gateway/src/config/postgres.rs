@@ -8,6 +8,30 @@ use super::server::{Section, UpstreamTls};
 use super::{RawGuard, Wrong, wrong};
 use crate::rules::TableRule;
 
+/// By what the database knows who writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FenceMode {
+    /// By the backend: each session has one of its own, which is registered.
+    #[default]
+    Row,
+    /// By the transaction: each is told what its session carries.
+    Transaction,
+}
+
+/// A pooler between the gateway and the server, for clients' sessions.
+#[derive(Clone, Debug)]
+pub struct PoolerConfig {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Whether connections to it are encrypted.
+    pub tls: UpstreamTls,
+    /// Its certificate authorities, a PEM file; for [`UpstreamTls::VerifyFull`].
+    pub ca: Option<PathBuf>,
+}
+
 /// A PostgreSQL server, and what is under guard there.
 #[derive(Clone, Debug)]
 pub struct PostgresConfig {
@@ -29,6 +53,12 @@ pub struct PostgresConfig {
     pub allow_superusers: bool,
     /// How many connections of its own the gateway keeps.
     pub admin_connections: usize,
+    /// By what the database knows who writes.
+    pub mode: FenceMode,
+    /// Whether an epoch is closed as soon as its lock is granted anew.
+    pub eager: bool,
+    /// Where clients' sessions go, if not straight to the server.
+    pub pooler: Option<PoolerConfig>,
     /// Tables under guard.
     pub guards: Vec<TableRule>,
 }
@@ -48,6 +78,33 @@ pub(super) struct Raw {
     #[serde(default)]
     allow_superusers: bool,
     admin_connections: Option<usize>,
+    #[serde(default)]
+    mode: FenceMode,
+    #[serde(default)]
+    eager: bool,
+    pooler: Option<RawPooler>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPooler {
+    host: String,
+    port: u16,
+    #[serde(default)]
+    tls: UpstreamTls,
+    ca: Option<PathBuf>,
+}
+
+impl RawPooler {
+    fn check(self, dir: &Path) -> Result<PoolerConfig, Wrong> {
+        let ca = Section("postgres.pooler").authorities(dir, self.tls, self.ca)?;
+        Ok(PoolerConfig {
+            host: self.host,
+            port: self.port,
+            tls: self.tls,
+            ca,
+        })
+    }
 }
 
 impl Raw {
@@ -65,6 +122,11 @@ impl Raw {
             _ => section.wrong(field, "is missing: write it here or in postgres.url"),
         };
         let tls = self.tls.unwrap_or(from_url.tls);
+        if self.pooler.is_some() && self.mode == FenceMode::Row {
+            let reason = "behind a pooler no session has a backend of its own; \
+                          set postgres.mode = \"transaction\"";
+            return section.wrong("pooler", reason);
+        }
         Ok(PostgresConfig {
             host: needed("host", self.host.or(from_url.host))?,
             port: self.port.or(from_url.port).unwrap_or(5432),
@@ -75,6 +137,9 @@ impl Raw {
             ca: section.authorities(dir, tls, self.ca)?,
             allow_superusers: self.allow_superusers,
             admin_connections: section.admin_connections(self.admin_connections)?,
+            mode: self.mode,
+            eager: self.eager,
+            pooler: self.pooler.map(|pooler| pooler.check(dir)).transpose()?,
             guards: table_rules(guards)?,
         })
     }
@@ -181,5 +246,19 @@ mod tests {
         );
         assert_eq!(postgres.password.as_deref(), Some("secret"));
         assert_eq!(config.cell, Path::new("/etc/gateway/client.toml"));
+    }
+
+    #[test]
+    fn a_pooler_needs_transaction_mode() {
+        let pooler = "[postgres.pooler]\nhost = \"127.0.0.1\"\nport = 6432\n[[guard]]";
+        let row = POSTGRES.replacen("[[guard]]", pooler, 1);
+        let error = parse(&row).unwrap_err().to_string();
+        assert!(error.contains("postgres.pooler") && error.contains("transaction"));
+        let moded = row.replacen("[postgres]", "[postgres]\nmode = \"transaction\"", 1);
+        let Upstream::Postgres(postgres) = parse(&moded).unwrap().upstream else {
+            panic!("not PostgreSQL")
+        };
+        assert_eq!(postgres.mode, FenceMode::Transaction);
+        assert_eq!(postgres.pooler.unwrap().port, 6432);
     }
 }

@@ -6,20 +6,18 @@
 //! call is one statement and one transaction, so a call whose answer was lost is simply repeated.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use lockd_protocol::types::{LockName, Token};
 use tokio::sync::Mutex;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Row, Statement};
 
+use super::admitting::signed;
 use super::upstream::{DialError, Target};
-use crate::admission::Fence;
 use crate::config::PostgresConfig;
-use crate::fence::admission::{Admitted, Era};
-use crate::fence::set::{Shown, TicketSet};
-use crate::limits::{ADMIN_CALL_TIMEOUT, DRAIN_LOCK_TIMEOUT, EVICT_WAIT};
+use crate::fence::set::Shown;
+use crate::limits::ADMIN_CALL_TIMEOUT;
 
 /// What every connection of the gateway is pinned to. The fence's functions lock first and look
 /// afterwards, which only READ COMMITTED makes right. Marks need no sync of their own: a crash
@@ -53,7 +51,7 @@ pub enum AdminError {
 
 /// The functions of the fence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Call {
+pub(super) enum Call {
     Identify,
     Admit,
     Evict,
@@ -64,12 +62,14 @@ enum Call {
     Seed,
     Retire,
     Marks,
+    IsBehind,
 }
 
 /// In the order of [`Call`].
-const CALLS: [&str; 10] = [
+const CALLS: [&str; 11] = [
     "select started, superuser, port, here from fence.identify($1)",
-    "select status, at_lock, at_shown, at_needed, era from fence.admit($1, $2, $3, $4, $5, $6, $7)",
+    "select status, at_lock, at_shown, at_needed, era, told
+       from fence.admit($1, $2, $3, $4, $5, $6, $7)",
     "select fence.evict($1, $2, $3, $4)",
     "select fence.give_back($1, $2, $3)",
     "select fence.forget($1, $2, $3)",
@@ -78,6 +78,7 @@ const CALLS: [&str; 10] = [
     "select fence.seed($1, $2, $3)",
     "select fence.retire($1, $2)",
     "select lock, token, drained, sessions, stale_sessions from fence.marks($1)",
+    "select fence.is_behind($1, $2)",
 ];
 
 /// A backend that serves a client, as the server knows it.
@@ -185,6 +186,13 @@ impl Admin {
             .map(drop)
     }
 
+    /// Whether somebody may still write under a lower token of this lock.
+    pub(super) async fn is_behind(&self, shown: &Shown) -> Result<bool, AdminError> {
+        let (lock, token) = (shown.lock.as_str(), signed(shown.token));
+        let link = i32::try_from(shown.token.0 & 0xffff).unwrap_or(0);
+        get(&self.row(link, Call::IsBehind, &[&lock, &token]).await?, 0)
+    }
+
     /// The marks, in order of lock.
     ///
     /// # Errors
@@ -212,7 +220,8 @@ impl Admin {
         self.rows(0, Call::Marks, &[&0_i32]).await.map(drop)
     }
 
-    async fn row(
+    /// Calls a function that gives one row, over the connection that is this session's.
+    pub(super) async fn row(
         &self,
         pid: i32,
         call: Call,
@@ -307,90 +316,6 @@ impl Admin {
         let pid: i32 = get(&own.map_err(|error| server_error(&error))?, 0)?;
         let started = get(&connected.ask(Call::Identify, &[&pid]).await?, 0)?;
         Ok((connected, (pid, started)))
-    }
-}
-
-impl Fence for Admin {
-    type Session = Backend;
-    type Error = AdminError;
-
-    async fn admit(
-        &self,
-        backend: Backend,
-        set: &TicketSet,
-        registration: i64,
-    ) -> Result<Admitted, AdminError> {
-        let (locks, tokens) = columns(set);
-        let wait = millis(DRAIN_LOCK_TIMEOUT);
-        let Backend { pid, started, port } = backend;
-        let row = self
-            .row(
-                pid,
-                Call::Admit,
-                &[&locks, &tokens, &pid, &started, &port, &registration, &wait],
-            )
-            .await?;
-        let shown = |row: &Row| -> Result<Shown, AdminError> {
-            let lock = get::<&str>(row, 1)?;
-            let lock = LockName::new(lock).map_err(|e| AdminError::Server(e.to_string()))?;
-            Ok(Shown {
-                lock,
-                token: token(get(row, 2)?),
-            })
-        };
-        match get::<&str>(&row, 0)? {
-            "ok" => Ok(Admitted::Done),
-            "busy" => Ok(Admitted::Busy),
-            "unseeded" => Ok(Admitted::Unseeded),
-            "gone" => Ok(Admitted::Gone),
-            "unknown" => Ok(Admitted::Unknown(Era(get(&row, 4)?), shown(&row)?)),
-            "stale" => {
-                let Shown { lock, token: shown } = shown(&row)?;
-                Ok(Admitted::Stale {
-                    lock,
-                    shown,
-                    needed: token(get(&row, 3)?),
-                })
-            }
-            other => Err(AdminError::Server(format!("fence.admit answers {other:?}"))),
-        }
-    }
-
-    async fn evict(&self, backend: Backend, set: &TicketSet) -> Result<i32, AdminError> {
-        let (locks, tokens) = columns(set);
-        let wait = millis(EVICT_WAIT);
-        let row = self
-            .row(
-                backend.pid,
-                Call::Evict,
-                &[&locks, &tokens, &backend.pid, &wait],
-            )
-            .await?;
-        get(&row, 0)
-    }
-
-    async fn begin_era(&self, backend: Backend) -> Result<Era, AdminError> {
-        let row = self.row(backend.pid, Call::BeginEra, &[]).await?;
-        Ok(Era(get(&row, 0)?))
-    }
-
-    async fn set_horizon(
-        &self,
-        backend: Backend,
-        era: Era,
-        horizon: Token,
-    ) -> Result<(), AdminError> {
-        let horizon = signed(horizon);
-        self.row(backend.pid, Call::SetHorizon, &[&era.0, &horizon])
-            .await
-            .map(drop)
-    }
-
-    async fn seed(&self, backend: Backend, era: Era, shown: &Shown) -> Result<(), AdminError> {
-        let (lock, token) = (shown.lock.as_str(), signed(shown.token));
-        self.row(backend.pid, Call::Seed, &[&era.0, &lock, &token])
-            .await
-            .map(drop)
     }
 }
 
@@ -493,30 +418,11 @@ fn with_sources(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn get<'a, T: tokio_postgres::types::FromSql<'a>>(
+/// A column of an answer.
+pub(super) fn get<'a, T: tokio_postgres::types::FromSql<'a>>(
     row: &'a Row,
     column: usize,
 ) -> Result<T, AdminError> {
     row.try_get(column)
         .map_err(|error| AdminError::Server(with_sources(&error)))
-}
-
-fn columns(set: &TicketSet) -> (Vec<&str>, Vec<i64>) {
-    set.tickets()
-        .iter()
-        .map(|ticket| (ticket.lock.as_str(), signed(ticket.token)))
-        .unzip()
-}
-
-/// Tokens stay below 2^63, which is checked where tickets are verified.
-fn signed(token: Token) -> i64 {
-    i64::try_from(token.0).unwrap_or(i64::MAX)
-}
-
-fn token(number: i64) -> Token {
-    Token(u64::try_from(number).unwrap_or(0))
-}
-
-fn millis(time: Duration) -> i32 {
-    i32::try_from(time.as_millis()).unwrap_or(i32::MAX)
 }

@@ -70,6 +70,9 @@ pub async fn check(config: &PostgresConfig) -> Result<Vec<Finding>, CheckError> 
         }
         checked.ways_around().await?;
     }
+    if config.pooler.is_some() {
+        checked.pooler(&Target::for_clients(config)?).await;
+    }
     checked
         .findings
         .sort_by_key(|finding| finding.severity == Severity::Note);
@@ -122,7 +125,7 @@ impl Checked {
             return Ok(false);
         }
         match column::<Option<&str>>(row, 2)? {
-            Some("lockd fence, version 1") => Ok(true),
+            Some("lockd fence, version 2") => Ok(true),
             Some(other) => {
                 let what = format!("the schema fence is not this version's: {other:?}");
                 self.problem(what, "run `gateway install` of this version");
@@ -244,6 +247,21 @@ impl Checked {
             }
         }
         Ok(())
+    }
+
+    /// Only whether it is there: who may log in, and to which server it leads, is seen when a
+    /// client comes; leads it elsewhere, all writes are refused.
+    async fn pooler(&mut self, pooler: &Target) {
+        if let Err(error) = pooler.dial().await {
+            self.problem(
+                format!("the pooler cannot be reached: {error}"),
+                "start it, or correct [postgres.pooler]",
+            );
+        }
+        self.note(
+            "through a pooler it is not seen whether a role may become a superuser",
+            Some("let the pooler admit no role that is a member of one".to_owned()),
+        );
     }
 
     async fn ways_around(&mut self) -> Outcome<()> {

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use super::idle::Idle;
 use super::messages::{self, HEADER_BYTES, Header, c_string};
 use super::statement::{Verdict, judge};
+use super::telling::{self, Manner, Telling};
 use crate::limits::{RELAY_BUFFER_BYTES, STATEMENT_LOOK_BYTES, TICKET_STATEMENTS_MAX};
 use crate::net::buffer::Buffer;
 use crate::net::legs::Passage;
@@ -20,6 +21,8 @@ pub(super) enum Stop {
     Show(Shown),
     /// The message is refused.
     Refuse(Refused),
+    /// A unit begins, and its transaction may have to be told first what the session carries.
+    Tell(Untold),
     /// The bytes are not the protocol's.
     Violation(String),
 }
@@ -41,6 +44,14 @@ pub(super) enum Form {
     Query,
     Parse(Vec<u8>),
     Bind(Vec<u8>),
+}
+
+/// The first message of a unit that may have to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Untold {
+    pub(super) kind: u8,
+    pub(super) total: usize,
+    pub(super) manner: Manner,
 }
 
 /// A message that is refused because of its text.
@@ -139,8 +150,14 @@ impl FromClient {
         self.passing = total - here;
     }
 
-    /// Walks over what has come in. `carried` is what the session shows now.
-    pub(super) fn scan(&mut self, idle: &mut Idle, carried: &str) {
+    /// Whether the server has got whole messages only.
+    pub(super) fn is_between_messages(&self) -> bool {
+        self.cleared == 0 && self.passing == 0
+    }
+
+    /// Walks over what has come in. `carried` is what the session shows now, `telling` what its
+    /// transactions are told of that.
+    pub(super) fn scan(&mut self, idle: &mut Idle, carried: &str, telling: &Telling) {
         while self.stop.is_none() {
             if self.dropping > 0 {
                 let here = self.dropping.min(self.buffer.filled().len());
@@ -174,12 +191,30 @@ impl FromClient {
                     if !self.ticket_statements.is_empty() {
                         self.forget_renamed(header.kind);
                     }
-                    idle.sent(header.kind);
-                    self.pass(header.total);
+                    if telling.is_due(idle)
+                        && telling::begins_unit(header.kind)
+                        && idle.is_unit_boundary()
+                    {
+                        self.stop = Some(Stop::Tell(self.untold(header)));
+                    } else {
+                        idle.sent(header.kind);
+                        self.pass(header.total);
+                    }
                 }
                 Look::More => return,
                 Look::Stop(stop) => self.stop = Some(stop),
             }
+        }
+    }
+
+    fn untold(&self, Header { kind, total }: Header) -> Untold {
+        let rest = self.buffer.filled().get(self.cleared..);
+        let text = rest.and_then(|rest| statement_text(kind, total, rest));
+        let manner = telling::manner(kind, text.unwrap_or_default());
+        Untold {
+            kind,
+            total,
+            manner,
         }
     }
 
@@ -260,6 +295,18 @@ fn look(
     })
 }
 
+/// The text of a Query or Parse, as far as it is looked at and there.
+fn statement_text(kind: u8, total: usize, message: &[u8]) -> Option<&[u8]> {
+    let end = total.min(HEADER_BYTES + STATEMENT_LOOK_BYTES);
+    let body = message.get(HEADER_BYTES..end)?;
+    let text = match kind {
+        b'Q' => body,
+        b'P' => c_string(body)?.1,
+        _ => return None,
+    };
+    Some(c_string(text).map_or(text, |(text, _)| text))
+}
+
 fn look_at_bind(
     header: Header,
     body: &[u8],
@@ -291,7 +338,7 @@ mod tests {
             while !chunk.is_empty() {
                 let taken = from_client.buffer.push(chunk);
                 chunk = &chunk[taken..];
-                from_client.scan(idle, "");
+                from_client.scan(idle, "", &Telling::default());
                 out.extend_from_slice(from_client.cleared());
                 from_client.sent(from_client.cleared().len());
                 if from_client.stopped().is_some() && taken == 0 {
@@ -337,7 +384,7 @@ mod tests {
         assert_eq!(tickets, "lk1.a");
         let total = *total;
         from_client.take_out(total);
-        from_client.scan(&mut idle, "lk1.a");
+        from_client.scan(&mut idle, "lk1.a", &Telling::default());
         assert_eq!(from_client.cleared(), query("update t set a = 1"));
     }
 
@@ -348,7 +395,7 @@ mod tests {
         from_client
             .buffer
             .push(&message(b'B', b"\0s1\0\0\0\0\0\0\0"));
-        from_client.scan(&mut idle, "lk1.b");
+        from_client.scan(&mut idle, "lk1.b", &Telling::default());
         assert!(matches!(
             from_client.stopped(),
             Some(Stop::Show(Shown {
@@ -362,7 +409,7 @@ mod tests {
         from_client
             .buffer
             .push(&message(b'B', b"\0s1\0\0\0\0\0\0\0"));
-        from_client.scan(&mut idle, "lk1.b");
+        from_client.scan(&mut idle, "lk1.b", &Telling::default());
         assert!(from_client.stopped().is_none());
     }
 
@@ -375,7 +422,7 @@ mod tests {
         }
         assert!(!from_client.can_remember(b"new") && from_client.can_remember(b"s1"));
         from_client.buffer.push(&message(b'C', b"Ss1\0"));
-        from_client.scan(&mut idle, "");
+        from_client.scan(&mut idle, "", &Telling::default());
         assert!(from_client.can_remember(b"new"));
     }
 
@@ -383,7 +430,7 @@ mod tests {
     fn an_impossible_length_is_a_violation() {
         let (mut from_client, mut idle) = (FromClient::new(b""), Idle::default());
         from_client.buffer.push(b"Q\xff\xff\xff\xff");
-        from_client.scan(&mut idle, "");
+        from_client.scan(&mut idle, "", &Telling::default());
         assert!(matches!(from_client.stopped(), Some(Stop::Violation(_))));
     }
 
@@ -397,5 +444,25 @@ mod tests {
             bytes.len()
         );
         assert!(from_client.passing > 0);
+    }
+
+    #[test]
+    fn each_unit_stops_where_its_transaction_may_have_to_be_told() {
+        let mut telling = Telling::default();
+        telling.carry("{a} 1:ff");
+        let (mut from_client, mut idle) = (FromClient::new(b""), Idle::default());
+        let unit = [parse(b"s", "select 1"), message(b'S', b"")].concat();
+        let bytes = [unit, query("vacuum")].concat();
+        from_client.buffer.push(&bytes);
+        for (kind, manner) in [(b'P', Manner::Query), (b'Q', Manner::Not)] {
+            from_client.scan(&mut idle, "", &telling);
+            from_client.sent(from_client.cleared().len());
+            let Some(&Stop::Tell(untold)) = from_client.stopped() else {
+                panic!("{from_client:?}");
+            };
+            assert_eq!((untold.kind, untold.manner), (kind, manner));
+            from_client.let_through(untold.total, kind, &mut idle);
+        }
+        assert!(!from_client.is_between_messages());
     }
 }

@@ -1,7 +1,7 @@
 //! PostgreSQL's parsers, fed by fuzzers: see [`crate::fuzz`].
 
 use super::startup::Startup;
-use super::statement::{SETTING, Verdict, judge};
+use super::statement::{SETTING, Verdict, beginning, judge};
 
 /// A start-up packet behind its length: what is written for the server can be read again, and
 /// has no ticket in it any more.
@@ -20,8 +20,9 @@ pub(crate) fn startup(input: &[u8]) {
     assert_eq!(again.encode(), told);
 }
 
-/// The text of a statement: no ticket is seen where there is none.
+/// The text of a statement: no ticket is seen where there is none, and it begins in some way.
 pub(crate) fn statement(input: &[u8]) {
+    let _ = beginning(input);
     if let Verdict::Ticket(_) = judge(input) {
         let named = |part: &[u8]| part.eq_ignore_ascii_case(b"fence");
         assert!(input.windows(SETTING.len() - 7).any(named));

@@ -1,4 +1,4 @@
-//! PostgreSQL behind the gateway, with the row fence.
+//! PostgreSQL behind the gateway, with the row fence and the transaction fence.
 //!
 //! A session's bytes are relayed as they are, one upstream connection per client connection. The
 //! gateway looks for one thing, a ticket being shown, and asks the database to register the
@@ -10,7 +10,8 @@
 //! From the outside in: [`Gateway`] takes connections, `startup` and `login` bring them to the
 //! server, `relay` moves bytes between `from_client` and `from_server`, which walk over message
 //! headers and keep the count of `idle`; `session` shows tickets to the fence through
-//! `admin`. `sql/fence.sql` is the fence itself.
+//! `admitting` and `admin`; `telling` says in transaction mode what the server is told of them.
+//! `eager` closes epochs before anybody asks. `sql/fence.sql` is the fence itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,18 +24,21 @@ use tokio_rustls::TlsAcceptor;
 use self::admin::{Admin, Backend};
 use self::messages::Severity;
 use self::relay::Relay;
-use self::session::Session;
+use self::session::{Known, Session};
 use self::startup::{Opening, Startup};
 use self::upstream::Target;
 use crate::cell::Cell;
-use crate::config::{Config, PostgresConfig};
+use crate::config::{Config, FenceMode, PostgresConfig};
 use crate::limits::ADMISSION_TIMEOUT_DEFAULT;
 use crate::net::accept;
 use crate::net::stream::Stream;
+use crate::rules::LockPattern;
 use crate::tls::{self, TlsError};
 
 pub mod admin;
+mod admitting;
 pub mod check;
+pub(crate) mod eager;
 mod from_client;
 mod from_server;
 #[cfg(any(test, feature = "fuzz"))]
@@ -48,16 +52,23 @@ mod relay;
 mod session;
 mod startup;
 mod statement;
+mod telling;
 mod upstream;
 
 /// A gateway in front of one database.
 pub struct Gateway {
     database: String,
     allow_superusers: bool,
+    /// Which locks cover anything here.
+    guards: Vec<LockPattern>,
     verifier: Verifier,
     cell: Arc<dyn Cell>,
     admin: Admin,
+    /// Where clients' sessions go: the server, or a pooler.
     target: Target,
+    mode: FenceMode,
+    /// Sessions have no backend of their own.
+    pooled: bool,
     tls: Option<TlsAcceptor>,
     connections: usize,
     handshake_timeout: Duration,
@@ -83,7 +94,6 @@ impl Gateway {
         verifier: Verifier,
         cell: Arc<dyn Cell>,
     ) -> Result<Gateway, TlsError> {
-        let target = Target::new(postgres)?;
         let tls = match &config.tls {
             Some(files) => Some(TlsAcceptor::from(tls::acceptor(files, &[startup::ALPN])?)),
             None => None,
@@ -91,10 +101,17 @@ impl Gateway {
         Ok(Gateway {
             database: postgres.database.clone(),
             allow_superusers: postgres.allow_superusers,
+            guards: postgres
+                .guards
+                .iter()
+                .map(|rule| rule.lock.clone())
+                .collect(),
             verifier,
             cell,
-            admin: Admin::new(postgres, target.clone()),
-            target,
+            admin: Admin::new(postgres, Target::new(postgres)?),
+            target: Target::for_clients(postgres)?,
+            mode: postgres.mode,
+            pooled: postgres.pooler.is_some(),
             tls,
             connections: config.connections,
             handshake_timeout: config.handshake_timeout,
@@ -186,14 +203,15 @@ impl Gateway {
             }
             Err(error) => return Err(quiet(&error)),
         };
-        let backend = match self.identify(&logged_in, port).await {
-            Ok(backend) => backend,
+        let known = match self.identify(&logged_in, port).await {
+            Ok(backend) if self.mode == FenceMode::Row => Known::Backend(backend),
+            Ok(_) => Known::Told,
             Err((code, text)) => {
                 let hint = "Ask the operator of the gateway.";
                 return Err(refused(client, code, &text, hint));
             }
         };
-        let mut session = Session::new(Arc::clone(self), backend);
+        let mut session = Session::new(Arc::clone(self), known);
         if let Some(tickets) = &startup.tickets
             && let Err(refusal) = session.show(tickets).await
         {
@@ -240,7 +258,7 @@ impl Gateway {
         if login.superuser && !self.allow_superusers {
             return superuser();
         }
-        let Some(pid) = login.pid else {
+        let Some(pid) = login.pid.filter(|_| !self.pooled) else {
             return Ok(None);
         };
         let identity = match self.admin.identify(pid).await {

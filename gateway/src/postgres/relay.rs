@@ -1,6 +1,7 @@
 //! The relay of one session: both directions at once, through fixed buffers, until either side
 //! ends. Where the client shows a ticket it stops, waits until the session is idle, has it
-//! admitted, and only then goes on reading.
+//! admitted, and only then goes on reading. In transaction mode it also stops where a transaction
+//! may begin, until it is known whether one does, and tells the server what the session carries.
 
 use std::future::poll_fn;
 use std::io;
@@ -9,11 +10,12 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::from_client::{Form, FromClient, Refused, Shown, Stop, Why};
+use super::from_client::{Form, FromClient, Refused, Shown, Stop, Untold, Why};
 use super::from_server::FromServer;
 use super::idle::{Idle, Transaction};
 use super::messages::{self, Severity};
 use super::session::Session;
+use super::telling::Telling;
 use crate::fence::refusal::Refusal;
 use crate::net::legs::{Allowed, End, Legs, Passage as _};
 use crate::net::stream::Stream;
@@ -24,6 +26,7 @@ pub(super) struct Relay {
     from_client: FromClient,
     from_server: FromServer,
     idle: Idle,
+    telling: Telling,
     session: Session,
 }
 
@@ -35,11 +38,14 @@ impl Relay {
         server_ahead: &[u8],
         session: Session,
     ) -> Relay {
+        let mut telling = Telling::default();
+        telling.carry(session.told());
         Relay {
             legs: Legs::new(client, server),
             from_client: FromClient::new(client_ahead),
             from_server: FromServer::new(server_ahead),
             idle: Idle::default(),
+            telling,
             session,
         }
     }
@@ -62,10 +68,15 @@ impl Relay {
 
     async fn relay(&mut self) -> End {
         loop {
-            self.from_client
-                .scan(&mut self.idle, self.session.carried());
-            if let Err(error) = self.from_server.scan(&mut self.idle) {
-                return End::ServerBroke(io::Error::other(error));
+            self.scan_client();
+            if let Err(error) = self.scan_server() {
+                return End::ServerBroke(error);
+            }
+            if self.telling.sync_due() && self.from_client.is_between_messages() {
+                self.telling.synced();
+                if let Err(end) = self.legs.tell_server(&messages::message(b'S', b"")).await {
+                    return end;
+                }
             }
             if self.from_client.stopped().is_some() {
                 match self.handle_stop().await {
@@ -74,7 +85,9 @@ impl Relay {
                     Err(end) => return end,
                 }
             }
-            if self.legs.client_ended() && self.from_client.stopped().is_some() {
+            let waits_for_client =
+                !matches!(self.from_client.stopped(), None | Some(Stop::Tell(_)));
+            if self.legs.client_ended() && waits_for_client {
                 return End::Client;
             }
             if let Err(end) = poll_fn(|cx| self.poll_move(cx)).await {
@@ -83,10 +96,24 @@ impl Relay {
         }
     }
 
+    fn scan_client(&mut self) {
+        let carried = self.session.carried();
+        self.from_client
+            .scan(&mut self.idle, carried, &self.telling);
+    }
+
+    fn scan_server(&mut self) -> io::Result<()> {
+        self.from_server
+            .scan(&mut self.idle, &mut self.telling)
+            .map_err(io::Error::other)
+    }
+
     fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        // A pooler has no more answers for somebody who says that he has said his last.
+        let owed = self.session.tells() && self.idle.is_unit_boundary() && !self.idle.is_idle();
         let allowed = Allowed {
             hear_client: self.idle.has_room(),
-            end_server: true,
+            end_server: self.from_client.stopped().is_none() && !owed,
         };
         let (up, down) = (&mut self.from_client, &mut self.from_server);
         self.legs.poll_move(cx, up, down, allowed)
@@ -114,6 +141,7 @@ impl Relay {
                 self.replace(total, &form, &refusal_text(why)).await?;
                 Ok(true)
             }
+            Some(&Stop::Tell(untold)) => self.tell(untold).await,
             Some(Stop::Show(shown)) => {
                 if !self.idle.is_unit_boundary() {
                     let reason = if self.idle.is_countable() {
@@ -138,12 +166,40 @@ impl Relay {
                     return self.refuse_shown(Refusal::Misplaced(reason)).await;
                 }
                 let tickets = shown.tickets.clone();
-                match self.session.show(&tickets).await {
+                let shown = self.session.show(&tickets).await;
+                self.telling.carry(self.session.told());
+                match shown {
                     Ok(()) => self.admitted().await,
                     Err(refusal) => self.refuse_shown(refusal).await,
                 }
             }
         }
+    }
+
+    /// A unit begins: tells the server in front of it what the session carries, if its transaction
+    /// does not know yet, in one write with what is there of the unit.
+    async fn tell(&mut self, untold: Untold) -> Result<bool, End> {
+        if !self.idle.is_idle() {
+            return Ok(false);
+        }
+        let Untold {
+            kind,
+            total,
+            manner,
+        } = untold;
+        let transaction = self.idle.transaction();
+        let front = self.telling.put_in_front(transaction, manner, kind);
+        self.from_client.let_through(total, kind, &mut self.idle);
+        self.scan_client();
+        if let Some(mut bytes) = front {
+            // More at once, and a server that answers before it has read all could wait for us.
+            let cleared = self.from_client.cleared();
+            let along = cleared.len().min(TOLD_ALONG_BYTES);
+            bytes.extend_from_slice(cleared.get(..along).unwrap_or_default());
+            self.legs.tell_server(&bytes).await?;
+            self.from_client.sent(along);
+        }
+        Ok(true)
     }
 
     /// The session carries what it has shown: answer, or let the server see it too.
@@ -164,7 +220,13 @@ impl Relay {
             }
             Form::Parse(name) => {
                 self.from_client.remember(&name, &tickets);
-                self.from_client.let_through(total, b'P', &mut self.idle);
+                if self.session.tells() {
+                    // A pooler's server is not the session's own, and is not to keep the ticket.
+                    self.replace(total, &Form::Parse(name), NOTHING_SHOWN)
+                        .await?;
+                } else {
+                    self.from_client.let_through(total, b'P', &mut self.idle);
+                }
             }
             Form::Bind(_) => self.from_client.let_through(total, b'B', &mut self.idle),
         }
@@ -224,9 +286,7 @@ impl Relay {
 
     /// The server has ended as it was told to: what it has still said goes to the client.
     async fn last_answers(&mut self) -> io::Result<()> {
-        self.from_server
-            .scan(&mut self.idle)
-            .map_err(io::Error::other)?;
+        self.scan_server()?;
         self.legs
             .client
             .write_all(self.from_server.cleared())
@@ -237,7 +297,7 @@ impl Relay {
     async fn last_words(&mut self) -> io::Result<()> {
         loop {
             // A length that cannot be ends what can be understood, not what can be passed on.
-            if self.from_server.scan(&mut self.idle).is_err() {
+            if self.scan_server().is_err() {
                 return Ok(());
             }
             let sent = self.legs.client.write(self.from_server.cleared()).await?;
@@ -254,9 +314,7 @@ impl Relay {
         // A server that ends a session says why and closes; our own write may have noticed first.
         let rest = tokio::time::timeout(LAST_WORDS_WAIT, self.last_words()).await;
         rest.unwrap_or(Ok(()))?;
-        self.from_server
-            .scan(&mut self.idle)
-            .map_err(io::Error::other)?;
+        self.scan_server()?;
         self.legs
             .client
             .write_all(self.from_server.cleared())
@@ -270,6 +328,12 @@ impl Relay {
         self.legs.client.flush().await
     }
 }
+
+/// How much of a unit goes to the server in one write with what it is told.
+const TOLD_ALONG_BYTES: usize = 8 * 1024;
+
+/// What a server gets to see, in place of the ticket, of a prepared statement that shows one.
+const NOTHING_SHOWN: &str = "set fence.ticket to default";
 
 /// How long the last words of a server are waited for, once its connection is broken.
 const LAST_WORDS_WAIT: Duration = Duration::from_secs(2);

@@ -1,21 +1,34 @@
-//! What one client's session carries: its backend, its tickets, its registration. Shows tickets
-//! to the fence; relays nothing.
+//! What one client's session carries: its tickets, and by what the database knows it. Shows
+//! tickets to the fence; relays nothing.
 
 use std::sync::Arc;
 
 use super::Gateway;
 use super::admin::Backend;
+use super::admitting::Admitting;
 use crate::admission;
 use crate::fence::refusal::Refusal;
+use crate::fence::set::TicketSet;
 use crate::tickets;
+
+/// By what the database knows who writes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Known {
+    /// By the backend that serves the session. `None` if the server has not told which one does:
+    /// no ticket can be taken then.
+    Backend(Option<Backend>),
+    /// By what each transaction is told.
+    Told,
+}
 
 /// The fence's side of a session.
 pub(super) struct Session {
     gateway: Arc<Gateway>,
-    /// `None` if the server has not told who serves this session: no ticket can be taken then.
-    backend: Option<Backend>,
+    known: Known,
     /// The tickets carried, as they were shown. Empty: none.
     carried: String,
+    /// What each transaction is told. Empty: nothing.
+    told: String,
     /// Number of the last registration that was asked for.
     registration: i64,
     /// Tickets could not be taken away: nobody knows what this session may still write under.
@@ -23,11 +36,12 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(gateway: Arc<Gateway>, backend: Option<Backend>) -> Session {
+    pub(super) fn new(gateway: Arc<Gateway>, known: Known) -> Session {
         Session {
             gateway,
-            backend,
+            known,
             carried: String::new(),
+            told: String::new(),
             registration: 0,
             unsettled: false,
         }
@@ -36,6 +50,16 @@ impl Session {
     /// The tickets carried, as they were shown.
     pub(super) fn carried(&self) -> &str {
         &self.carried
+    }
+
+    /// What each of its transactions has to be told. Empty: nothing.
+    pub(super) fn told(&self) -> &str {
+        &self.told
+    }
+
+    /// Whether transactions are told tickets: then the server may be a pooler's, and everybody's.
+    pub(super) fn tells(&self) -> bool {
+        matches!(self.known, Known::Told)
     }
 
     /// Whether the session has to end, because its tickets could not be taken away.
@@ -57,23 +81,7 @@ impl Session {
         if set.is_empty() {
             return self.give_back().await;
         }
-        let Some(backend) = self.backend else {
-            return Err(Refusal::Unavailable(
-                "the server has not told the number of this session's backend (a pooler?)".into(),
-            ));
-        };
-        self.registration += 1;
-        let gateway = &self.gateway;
-        let admitted = admission::admit(
-            &gateway.admin,
-            gateway.cell.as_ref(),
-            backend,
-            &set,
-            self.registration,
-            gateway.admission_timeout,
-        )
-        .await;
-        match admitted {
+        match self.admit(&set).await {
             Ok(()) => {
                 text.clone_into(&mut self.carried);
                 Ok(())
@@ -85,9 +93,30 @@ impl Session {
         }
     }
 
+    async fn admit(&mut self, set: &TicketSet) -> Result<(), Refusal> {
+        let gateway = Arc::clone(&self.gateway);
+        let admitting = match self.known {
+            Known::Backend(Some(backend)) => Admitting::backend(&gateway.admin, backend),
+            Known::Told => Admitting::epoch(&gateway.admin, set),
+            Known::Backend(None) => {
+                return Err(Refusal::Unavailable(
+                    "the server has not told the number of this session's backend; behind a \
+                     pooler the gateway needs postgres.mode = \"transaction\""
+                        .into(),
+                ));
+            }
+        };
+        self.registration += 1;
+        let (cell, timeout) = (gateway.cell.as_ref(), gateway.admission_timeout);
+        admission::admit(&admitting, cell, (), set, self.registration, timeout).await?;
+        self.told = admitting.told();
+        Ok(())
+    }
+
     async fn give_back(&mut self) -> Result<(), Refusal> {
         self.carried.clear();
-        let Some(backend) = self.backend.filter(|_| self.registration > 0) else {
+        self.told.clear();
+        let Some(backend) = self.registered() else {
             return Ok(());
         };
         let given = self
@@ -99,9 +128,17 @@ impl Session {
         given.map_err(|error| Refusal::Unavailable(error.to_string()))
     }
 
+    /// The backend, if something may be registered for it. An epoch is nobody's to take away.
+    fn registered(&self) -> Option<Backend> {
+        match self.known {
+            Known::Backend(backend) => backend.filter(|_| self.registration > 0),
+            Known::Told => None,
+        }
+    }
+
     /// The client's connection has ended: what is registered for it may go.
     pub(super) fn end(self) {
-        let Some(backend) = self.backend.filter(|_| self.registration > 0) else {
+        let Some(backend) = self.registered() else {
             return;
         };
         tokio::spawn(async move {

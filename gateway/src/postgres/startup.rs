@@ -178,6 +178,10 @@ impl Startup {
             for shown in tickets {
                 self.show(&shown);
             }
+            // A pooler takes no options at all, and there is nothing left to say.
+            if options.is_empty() {
+                return Ok(());
+            }
             value = options.into_bytes();
         }
         let off = [&b"false"[..], b"off", b"no", b"0", b"f", b"n"];

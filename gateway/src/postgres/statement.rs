@@ -15,6 +15,60 @@ pub(super) enum Verdict<'a> {
     Prepared,
 }
 
+/// How a text begins, for what may be put in front of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beginning {
+    /// With BEGIN or START TRANSACTION.
+    Transaction {
+        /// It says what kind of transaction.
+        modes: bool,
+        /// Nothing follows it.
+        alone: bool,
+    },
+    /// With a command that does not run behind another one.
+    Lone,
+    /// With anything else.
+    Other,
+}
+
+/// Looks at the beginning of a text. What is taken for something else than it is leads to an error
+/// of the server, never to a write that it should have refused.
+pub(super) fn beginning(text: &[u8]) -> Beginning {
+    let mut rest = Scanner(text);
+    let first = rest.word().to_ascii_lowercase();
+    match first.as_slice() {
+        b"begin" | b"start" => {
+            let mut inside = rest;
+            let noise = |word: &[u8]| {
+                word.eq_ignore_ascii_case(b"transaction") || word.eq_ignore_ascii_case(b"work")
+            };
+            while noise(Scanner(inside.0).word()) {
+                inside.word();
+            }
+            inside.skip_blanks();
+            let modes = !matches!(inside.0, [] | [b';', ..]);
+            let alone = !inside.skip_statement() || inside.is_at_end();
+            Beginning::Transaction { modes, alone }
+        }
+        b"vacuum" | b"cluster" | b"reindex" | b"discard" => Beginning::Lone,
+        b"create" | b"drop" | b"alter" => {
+            let second = rest.word().to_ascii_lowercase();
+            let of_all = [&b"database"[..], b"tablespace", b"subscription", b"system"];
+            let concurrently = text
+                .windows(CONCURRENTLY.len())
+                .any(|part| part.eq_ignore_ascii_case(CONCURRENTLY));
+            if concurrently || of_all.contains(&second.as_slice()) {
+                Beginning::Lone
+            } else {
+                Beginning::Other
+            }
+        }
+        _ => Beginning::Other,
+    }
+}
+
+const CONCURRENTLY: &[u8] = b"concurrently";
+
 /// The setting that carries tickets.
 pub(super) const SETTING: &str = "fence.ticket";
 

@@ -43,11 +43,24 @@ pub enum DialError {
 }
 
 impl Target {
+    /// The server itself.
     pub(super) fn new(config: &PostgresConfig) -> Result<Target, TlsError> {
         Ok(Target {
             host: config.host.clone(),
             port: config.port,
             tls: tls::outgoing(config.tls, &config.host, config.ca.as_deref())?,
+        })
+    }
+
+    /// Where clients' sessions go: a pooler, if there is one in between.
+    pub(super) fn for_clients(config: &PostgresConfig) -> Result<Target, TlsError> {
+        let Some(pooler) = &config.pooler else {
+            return Target::new(config);
+        };
+        Ok(Target {
+            host: pooler.host.clone(),
+            port: pooler.port,
+            tls: tls::outgoing(pooler.tls, &pooler.host, pooler.ca.as_deref())?,
         })
     }
 

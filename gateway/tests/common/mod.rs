@@ -4,8 +4,10 @@
 // its test.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod flood;
 pub mod mysql;
 pub mod mysql_raw;
+pub mod pgbouncer;
 pub mod raw;
 pub mod redis;
 
@@ -18,7 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use gateway::cell::StaticCell;
-use gateway::config::{Config, PostgresConfig, TlsFiles, Upstream};
+use gateway::config::{Config, FenceMode, PostgresConfig, TlsFiles, Upstream};
 use gateway::postgres::private_server::{Options, PrivateServer};
 use gateway::postgres::{Gateway, install};
 use lockd_protocol::ticket::{Signer, Verifier};
@@ -259,6 +261,18 @@ impl Bed {
             address,
             task: tokio::spawn(Arc::new(gateway).serve(listener)),
         }
+    }
+
+    /// A gateway in transaction mode, straight to the server or through a pooler.
+    pub async fn transaction_gateway(&self, pooler: Option<&pgbouncer::PrivatePooler>) -> Running {
+        self.gateway_with(|config| {
+            let Upstream::Postgres(postgres) = &mut config.upstream else {
+                panic!("not PostgreSQL")
+            };
+            postgres.mode = FenceMode::Transaction;
+            postgres.pooler = pooler.map(pgbouncer::PrivatePooler::config);
+        })
+        .await
     }
 
     /// A gateway in a process of its own.

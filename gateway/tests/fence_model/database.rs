@@ -4,8 +4,11 @@
 //! Two forms: *rows*, as in PostgreSQL and MariaDB, where a write locks its registrations to the
 //! end of its transaction and an advance waits for those locks; and *atomic*, as in Redis, where
 //! commands take effect one at a time and an advance takes the rights of those below at once.
+//!
+//! Among rows a backend may be *told*, as in PostgreSQL's transaction mode: nothing is registered for
+//! it, and its writes find and lock what is registered for everybody with such a ticket.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gateway::fence::admission::{Admitted, Era};
 use gateway::fence::set::Shown;
@@ -44,6 +47,7 @@ pub(crate) enum Call {
         backend: Backend,
         tickets: Tickets,
         number: u8,
+        told: bool,
     },
     Evict {
         backend: Backend,
@@ -97,6 +101,8 @@ pub(crate) struct Serving {
     pub(crate) killed: bool,
     /// Nothing more comes from its client.
     pub(crate) hung_up: bool,
+    /// What its writes are sent under is said with them.
+    pub(crate) told: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -105,11 +111,21 @@ struct Boot {
     horizon: u8,
 }
 
+impl Serving {
+    /// Whether its open transaction has this epoch's row locked.
+    fn writes_under(&self, (lock, token): (u8, u8)) -> bool {
+        let open = self.open.filter(|_| self.told).unwrap_or_default();
+        open[usize::from(lock)] == token
+    }
+}
+
 /// The tables, the backends, and what a crash may undo.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Database {
     pub(crate) marks: [Mark; LOCKS],
     rows: BTreeMap<(Backend, u8), Row>,
+    /// Locks and tokens that backends which are told may write under.
+    epochs: BTreeSet<(u8, u8)>,
     pub(crate) backends: BTreeMap<Backend, Serving>,
     boot: Option<Boot>,
     last_era: i64,
@@ -125,6 +141,7 @@ impl Database {
         Database {
             marks: [Mark::default(); LOCKS],
             rows: BTreeMap::new(),
+            epochs: BTreeSet::new(),
             backends: BTreeMap::new(),
             boot: (!forgetful).then_some(installed),
             last_era: 1,
@@ -152,6 +169,7 @@ impl Database {
         self.volatile.clear();
         self.backends.clear();
         self.rows.clear();
+        self.epochs.clear();
         if rules.on(Rule::EraEndsWithTheServer) {
             self.boot = None;
         }
@@ -166,12 +184,18 @@ impl Database {
         rules: Rules,
     ) -> Result<Option<Tickets>, Tickets> {
         let own: Vec<Row> = self.rows_of(backend).map(|(_, row)| *row).collect();
+        let epochs = &self.epochs;
+        let known =
+            |tickets| shown(tickets).all(|(lock, token)| epochs.contains(&(lock as u8, token)));
         let Some(serving) = self.backends.get_mut(&backend) else {
             return Ok(None);
         };
         match serving.queue.remove(0) {
             Statement::Write(tickets) => {
-                let passes = own.iter().any(|row| !row.stale);
+                let passes = match serving.told {
+                    true => known(tickets),
+                    false => own.iter().any(|row| !row.stale),
+                };
                 if !passes {
                     serving.open = None;
                     return Err(tickets);
@@ -186,9 +210,12 @@ impl Database {
             }
             Statement::Commit => {
                 let written = serving.open.take();
-                if written.is_some() && rules.on(Rule::WritesLockTheirRows) {
+                let kept = rules.on(Rule::WritesLockTheirRows)
+                    && (!serving.told || rules.on(Rule::AdvanceWaitsForWriters));
+                if let Some(tickets) = written.filter(|_| kept) {
                     // Whoever takes a registration away has waited for this commit.
-                    assert!(!own.is_empty(), "rows of an open transaction do not go");
+                    let held = serving.told && known(tickets) || !own.is_empty();
+                    assert!(held, "rows of an open transaction do not go");
                 }
                 Ok(written)
             }
@@ -220,7 +247,11 @@ impl Database {
                 backend,
                 tickets,
                 number,
-            } => Reply::Admitted(self.admit(backend, tickets, number, form, rules)),
+                told,
+            } => {
+                let registered = (!told).then_some((backend, number));
+                Reply::Admitted(self.admit(registered, tickets, form, rules))
+            }
             Call::Evict { backend, tickets } => {
                 self.evict(backend, tickets, rules);
                 Reply::Done
@@ -271,6 +302,7 @@ impl Database {
             return Era(boot.era);
         }
         self.rows.clear();
+        self.epochs.clear();
         self.last_era += 1;
         let (era, horizon) = (self.last_era, u8::MAX);
         self.boot = Some(Boot { era, horizon });
@@ -288,16 +320,27 @@ impl Database {
                 *mark = Mark::default();
             }
         }
+        let free = self.epochs.iter().copied().filter(|epoch| {
+            epoch.1 < to
+                && !self
+                    .backends
+                    .values()
+                    .any(|serving| serving.writes_under(*epoch))
+        });
+        let free: Vec<_> = free.collect();
+        self.epochs.retain(|epoch| !free.contains(epoch));
     }
 
+    /// Registers a backend under a number, or what everybody may write under who is told it.
     fn admit(
         &mut self,
-        backend: Backend,
+        registered: Option<(Backend, u8)>,
         tickets: Tickets,
-        number: u8,
         form: Form,
         rules: Rules,
     ) -> Admitted {
+        // Backends are numbered from 1.
+        let (backend, number) = registered.unwrap_or_default();
         let Some(boot) = self.boot else {
             return Admitted::Unseeded;
         };
@@ -322,11 +365,12 @@ impl Database {
             }
             advances |= (mark.token, mark.drained, mark.era) != (shown, shown, boot.era);
         }
-        if !self.backends.contains_key(&backend) {
+        if registered.is_some() && !self.backends.contains_key(&backend) {
             return Admitted::Gone;
         }
         let below = self.below(backend, tickets, rules);
-        let waits = below.iter().any(|(of, _)| self.is_locked(*of, rules));
+        let waits = below.iter().any(|(of, _)| self.is_locked(*of, rules))
+            || rules.on(Rule::WritesLockTheirRows) && !self.told_below(tickets, rules).is_empty();
         if advances && waits && form == Form::Rows && rules.on(Rule::AdvanceWaitsForWriters) {
             // Closed all the same: nobody can register below any more.
             self.note();
@@ -343,6 +387,10 @@ impl Database {
         }
         self.rows.retain(|(of, _), _| *of != backend);
         for (lock, token) in shown(tickets) {
+            if registered.is_none() {
+                self.epochs.insert((lock as u8, token));
+                continue;
+            }
             let row = Row {
                 token,
                 stale: false,
@@ -362,6 +410,10 @@ impl Database {
         }
         if !rules.on(Rule::WhatIsStaleIsStaleAsAWhole) {
             self.rows.retain(|_, row| !row.stale);
+        }
+        if rules.on(Rule::AdvanceTakesRights) {
+            self.epochs
+                .retain(|(lock, token)| *token >= tickets[usize::from(*lock)]);
         }
         for (lock, token) in shown(tickets) {
             self.marks[lock] = Mark {
@@ -385,6 +437,20 @@ impl Database {
         .collect()
     }
 
+    /// Backends that have written in an open transaction under a lower token that they were told.
+    fn told_below(&self, tickets: Tickets, rules: Rules) -> Vec<Backend> {
+        let below = |serving: &Serving| {
+            let open = serving.open.filter(|_| serving.told).unwrap_or_default();
+            shown(open).any(|(lock, token)| token < tickets[lock])
+        };
+        let backends = self.backends.iter();
+        let victims = backends.filter(|(_, serving)| below(serving));
+        match rules.on(Rule::AdvanceTakesRights) {
+            true => victims.map(|(backend, _)| *backend).collect(),
+            false => Vec::new(),
+        }
+    }
+
     fn evict(&mut self, backend: Backend, tickets: Tickets, rules: Rules) {
         let mut closed = tickets;
         for (lock, token) in closed.iter_mut().enumerate() {
@@ -392,7 +458,9 @@ impl Database {
                 *token = 0;
             }
         }
-        for (of, _) in self.below(backend, closed, rules) {
+        let registered = self.below(backend, closed, rules);
+        let told = self.told_below(closed, rules);
+        for of in registered.into_iter().map(|(of, _)| of).chain(told) {
             if let Some(serving) = self.backends.get_mut(&of)
                 && serving.open.is_some()
             {
@@ -405,7 +473,7 @@ impl Database {
     pub(crate) fn can_matter(&self, call: Call) -> bool {
         match call {
             // Nothing is registered for a backend that is gone.
-            Call::Admit { backend, .. } => self.backends.contains_key(&backend),
+            Call::Admit { backend, told, .. } => told || self.backends.contains_key(&backend),
             Call::GiveBack { backend, .. } => {
                 self.backends.contains_key(&backend) || self.rows_of(backend).next().is_some()
             }
@@ -415,9 +483,11 @@ impl Database {
         }
     }
 
-    /// Whether these tickets are the highest that the fence knows.
-    pub(crate) fn are_newest(&self, tickets: Tickets) -> bool {
-        shown(tickets).all(|(lock, token)| self.marks[lock].token <= token)
+    /// Whether these tickets are the highest that the fence knows. Raising the floor ends what may be
+    /// written under by who is told it; a backend's own registrations stay until somebody is newer.
+    pub(crate) fn are_newest(&self, tickets: Tickets, told: bool) -> bool {
+        let floor = if told { self.floor } else { 0 };
+        shown(tickets).all(|(lock, token)| self.marks[lock].token.max(floor) <= token)
     }
 }
 

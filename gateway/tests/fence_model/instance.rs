@@ -30,6 +30,8 @@ pub(crate) struct Instance {
     pub(crate) name: &'static str,
     pub(crate) form: Form,
     pub(crate) gateways: u8,
+    /// From this gateway on they are in transaction mode: they tell what a session carries.
+    pub(crate) told_from: u8,
     /// For each client the locks that it acquires, together.
     pub(crate) wants: &'static [&'static [usize]],
     pub(crate) bounds: Bounds,

@@ -27,6 +27,7 @@ fn instance(name: &'static str, wants: &'static [&'static [usize]], bounds: Boun
         name,
         form: Form::Rows,
         gateways: 2,
+        told_from: u8::MAX,
         wants,
         bounds,
         synchronous: true,
@@ -41,6 +42,14 @@ fn atomic(name: &'static str, wants: &'static [&'static [usize]], bounds: Bounds
     Instance {
         form: Form::Atomic,
         ..instance(name, wants, bounds)
+    }
+}
+
+/// Every gateway, or the second one only, is in transaction mode.
+fn told(every: bool, instance: Instance) -> Instance {
+    Instance {
+        told_from: u8::from(!every),
+        ..instance
     }
 }
 
@@ -116,6 +125,63 @@ pub(crate) fn sound() -> Vec<Instance> {
                 ..BOUNDS
             },
         ),
+        told(true, instance("told: a gateway crashes", TWO, crash)),
+        told(true, instance("told: the server restarts", TWO, restart)),
+        told(
+            true,
+            lagging(instance(
+                "told: a replica that lags takes over",
+                TWO,
+                restart,
+            )),
+        ),
+        told(
+            true,
+            instance(
+                "told: two locks",
+                CROSSED,
+                Bounds {
+                    grants: 3,
+                    ..BOUNDS
+                },
+            ),
+        ),
+        told(
+            true,
+            instance(
+                "told: the floor is raised",
+                TWO,
+                Bounds {
+                    returns: 1,
+                    floors: 1,
+                    ..crash
+                },
+            ),
+        ),
+        told(
+            false,
+            instance(
+                "both modes: a second grant on the same connection",
+                TWO,
+                Bounds { grants: 3, ..crash },
+            ),
+        ),
+        told(
+            false,
+            instance("both modes: the server restarts", TWO, restart),
+        ),
+        told(
+            false,
+            instance(
+                "both modes: two locks",
+                CROSSED,
+                Bounds {
+                    grants: 3,
+                    ..BOUNDS
+                },
+            ),
+        ),
+        told(false, three("both modes: three holders and gateways", 0)),
         atomic("atomic: two holders", TWO, crash),
         atomic("atomic: the server restarts", TWO, restart),
         lagging(atomic(
@@ -179,7 +245,12 @@ pub(crate) fn broken() -> Vec<(Instance, &'static str)> {
         ))
     };
     let holders = |bounds| instance("two holders", TWO, bounds);
+    let told = || told(true, instance("told: two holders", TWO, BOUNDS));
     vec![
+        (told().without(&[Rule::WritesLockTheirRows]), stale),
+        (told().without(&[Rule::AdvanceWaitsForWriters]), stale),
+        (told().without(&[Rule::AdvanceTakesRights]), stale),
+        (told().without(&[Rule::LowerTokensAreStale]), stale),
         (two().without(&[Rule::WritesLockTheirRows]), stale),
         (two().without(&[Rule::AdvanceWaitsForWriters]), stale),
         (two().without(&[Rule::AdvanceTakesRights]), stale),

@@ -22,6 +22,8 @@ pub(crate) struct Cell {
 pub(crate) struct Session {
     pub(crate) gateway: u8,
     pub(crate) backend: Backend,
+    /// Nothing is registered for its backend.
+    pub(crate) told: bool,
     /// What the client has shown here last, and writes under, whether it was admitted or not.
     pub(crate) shown: Tickets,
     /// Number of the last registration that was asked for.
@@ -57,10 +59,11 @@ pub(crate) enum Due {
 }
 
 impl Session {
-    pub(crate) fn new(gateway: u8, backend: Backend) -> Session {
+    pub(crate) fn new(gateway: u8, backend: Backend, told: bool) -> Session {
         Session {
             gateway,
             backend,
+            told,
             shown: Tickets::default(),
             number: 0,
             phase: Phase::Free { admitted: false },
@@ -151,6 +154,7 @@ impl Session {
                 backend,
                 tickets,
                 number,
+                told: self.told,
             }),
             Step::Evict => Due::Call(Call::Evict { backend, tickets }),
             Step::BeginEra => Due::Call(Call::BeginEra),

@@ -103,7 +103,7 @@ impl Instance {
         if let Some(serving) = state.database.backends.get_mut(&session.backend) {
             serving.hung_up = true;
         }
-        if session.number > 0 {
+        if session.number > 0 && !session.told {
             state.add_late(Call::GiveBack {
                 backend: session.backend,
                 number: session.number,
@@ -208,7 +208,7 @@ impl Instance {
         for _ in 0..STEPS_TO_THE_END {
             self.settle_backends(&mut state);
             match state.clients[newest].session.as_ref() {
-                None => state.connect(newest, 0),
+                None => self.connect(&mut state, newest, 0),
                 Some(session) => match session.phase {
                     Phase::Free { admitted: true }
                         if session.shown == state.clients[newest].holds =>
@@ -243,6 +243,17 @@ impl Instance {
                 state.end(backend);
             }
         }
+    }
+
+    fn connect(&self, state: &mut State, client: usize, gateway: u8) {
+        state.last_backend += 1;
+        let (backend, told) = (state.last_backend, gateway >= self.told_from);
+        let serving = Serving {
+            told,
+            ..Serving::default()
+        };
+        state.database.backends.insert(backend, serving);
+        state.clients[client].session = Some(Session::new(gateway, backend, told));
     }
 
     fn show(&self, state: &mut State, client: usize) {
@@ -348,13 +359,6 @@ impl State {
         self.late.retain(|call| database.can_matter(*call));
     }
 
-    fn connect(&mut self, client: usize, gateway: u8) {
-        self.last_backend += 1;
-        let backend = self.last_backend;
-        self.database.backends.insert(backend, Serving::default());
-        self.clients[client].session = Some(Session::new(gateway, backend));
-    }
-
     fn end(&mut self, backend: Backend) {
         self.database.end(backend);
         for client in &mut self.clients {
@@ -401,7 +405,7 @@ impl State {
     fn is_newest_holder(&self, backend: Backend) -> bool {
         self.session_of(backend).is_some_and(|session| {
             session.phase == Phase::Free { admitted: true }
-                && self.database.are_newest(session.shown)
+                && self.database.are_newest(session.shown, session.told)
                 && shown(session.shown).all(|(lock, token)| self.admitted[lock] <= token)
         })
     }
@@ -438,7 +442,7 @@ impl Model for Instance {
             fault: None,
         };
         for (client, gateway) in (0..self.wants.len()).zip((0..self.gateways).cycle()) {
-            state.connect(client, gateway);
+            self.connect(&mut state, client, gateway);
         }
         vec![state]
     }
@@ -498,7 +502,7 @@ impl Model for Instance {
             }
             Action::Connect(client, gateway) => {
                 next.left.connections -= 1;
-                next.connect(client, gateway);
+                self.connect(&mut next, client, gateway);
             }
             Action::Show(client) => self.show(&mut next, client),
             Action::Step(client, lost) => {

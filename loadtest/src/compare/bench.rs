@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 
 use super::peer::{Peer, Service};
 use crate::cell::OwnCell;
+use crate::driver::etcd::{self, EtcdDriver};
 use crate::driver::lockd::{LockdDriver, LockdOptions};
 use crate::driver::mariadb::{self, MariadbDriver};
 use crate::driver::postgres::{self, PostgresDriver};
 use crate::driver::redis::{self, RedisDriver};
 use crate::driver::redlock::RedlockDriver;
-use crate::driver::{Driver, Trouble};
-use crate::keeper::{Keeper, Kept};
+use crate::driver::zookeeper::{self, ZookeeperDriver};
+use crate::driver::{Driver, Start, Trouble};
+use crate::keeper::{KeepOptions, Keeper, Kept};
 use crate::machine::environment;
 use crate::process::ProcessError;
 use crate::run::report::Report;
@@ -101,6 +103,21 @@ impl Bench {
                 let drivers = drivers.map_err(|e| Trouble::new(format!("cannot connect: {e}")));
                 measure(setup, drivers, &pids, running.cell()).await
             }
+            Peer::Etcd => {
+                let urls = leader_first(etcd::leader(&urls).await, urls);
+                let drivers = EtcdDriver::connect_all(&urls, Start::First, clients, ttl).await;
+                measure(setup, drivers, &pids, None).await
+            }
+            Peer::ZookeeperHerd | Peer::ZookeeperCurator => {
+                let scheme = match peer {
+                    Peer::ZookeeperHerd => zookeeper::Scheme::Herd,
+                    _ => zookeeper::Scheme::Curator,
+                };
+                let urls = leader_first(zookeeper::leader(&urls).await, urls);
+                let start = Start::First;
+                let drivers = ZookeeperDriver::connect_all(&urls, start, scheme, clients, ttl);
+                measure(setup, drivers.await, &pids, None).await
+            }
             Peer::Redlock => {
                 let drivers = RedlockDriver::connect_all(&urls, clients, ttl).await;
                 measure(setup, drivers, &pids, None).await
@@ -154,6 +171,10 @@ impl Bench {
                 (Service::Kept(Kept::Mariadb), Ok(Running::Own { urls })) => {
                     mariadb::clean(urls.first().map_or("", String::as_str)).await
                 }
+                (Service::Kept(Kept::Etcd), Ok(Running::Own { urls })) => etcd::clean(&urls).await,
+                (Service::Kept(Kept::Zookeeper), Ok(Running::Own { urls })) => {
+                    zookeeper::clean(&urls).await
+                }
                 (_, Ok(Running::Cell(cell))) => {
                     cell.stop();
                     Ok(())
@@ -197,8 +218,11 @@ impl Bench {
                 Ok(Running::Cell(Box::new(cell)))
             }
             Service::Kept(kept) => {
-                let starting =
-                    Keeper::start(&self.program, &self.directory, kept, self.clients_max);
+                let options = KeepOptions {
+                    clients: self.clients_max,
+                    ..KeepOptions::default()
+                };
+                let starting = Keeper::start(&self.program, &self.directory, kept, &options);
                 starting.await.map(Running::Kept).map_err(reason)
             }
         }
@@ -242,8 +266,16 @@ async fn measure<D: Driver + 'static>(
     report.map_err(|error| error.to_string())
 }
 
+/// A cluster serves best the clients of its leader.
+fn leader_first(leader: Option<usize>, mut urls: Vec<String>) -> Vec<String> {
+    if let Some(leader) = leader.filter(|&leader| leader < urls.len()) {
+        urls.rotate_left(leader);
+    }
+    urls
+}
+
 /// What a keeper said before it ended, without the rest: it names what to install.
-fn reason(error: ProcessError) -> String {
+pub(super) fn reason(error: ProcessError) -> String {
     match error {
         ProcessError::Ended { log, .. } => {
             log.strip_prefix("loadtest: ").unwrap_or(&log).to_owned()

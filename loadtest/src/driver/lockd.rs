@@ -140,4 +140,8 @@ impl Guard for LockGuard {
     fn valid_for(&self) -> Duration {
         self.remaining()
     }
+
+    fn ticket(&self) -> Option<String> {
+        LockGuard::ticket(self).map(|ticket| ticket.as_str().to_owned())
+    }
 }

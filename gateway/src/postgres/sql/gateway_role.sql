@@ -8,4 +8,5 @@ end $lockd$;
 grant connect on database {database} to {role};
 grant usage on schema fence to {role};
 grant execute on function fence.identify, fence.admit, fence.evict, fence.give_back, fence.forget,
-  fence.begin_era, fence.set_horizon, fence.seed, fence.retire, fence.marks to {role};
+  fence.begin_era, fence.set_horizon, fence.seed, fence.retire, fence.marks,
+  fence.is_behind to {role};
