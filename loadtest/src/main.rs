@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use loadtest::cluster::Timeouts;
 use loadtest::compare::accident::holder::{self, HolderArgs};
+use loadtest::compare::outcome::Outcome;
 use loadtest::compare::{self, CompareArgs};
 use loadtest::demo::actor::{self, ActorArgs};
 use loadtest::demo::{self, DemoArgs, DemoError};
@@ -182,19 +183,21 @@ fn report_on(arguments: &ReportArgs) -> ExitCode {
 async fn compare_all(arguments: &CompareArgs) -> Result<ExitCode, String> {
     let program = this_program()?;
     // Dropping the comparison ends every process that it has started.
-    let comparison = tokio::select! {
+    let outcome = tokio::select! {
         result = compare::compare(arguments, &program) => result.map_err(|e| e.to_string())?,
         () = interrupted()? => return Ok(ExitCode::from(INTERRUPTED)),
     };
-    run::write_report(&comparison, arguments.json.as_deref()).map_err(|e| e.to_string())?;
-    let files = arguments.files.write(&(&comparison).into());
-    files.map_err(|e| e.to_string())?;
-    if comparison.passed() && !comparison.is_complete() {
+    run::write_report(&outcome, arguments.json.as_deref()).map_err(|e| e.to_string())?;
+    if let Outcome::Cycles(comparison) = &outcome {
+        let files = arguments.files.write(&comparison.into());
+        files.map_err(|e| e.to_string())?;
+    }
+    if outcome.passed() && !outcome.is_complete() {
         return Err(
             "not everything could be measured or cleaned up: the result says what".to_owned(),
         );
     }
-    Ok(exit_code(comparison.passed()))
+    Ok(exit_code(outcome.passed()))
 }
 
 async fn fill_cell(arguments: &ScaleArgs) -> Result<ExitCode, String> {

@@ -16,7 +16,7 @@ use crate::driver::lockd::{LockdDriver, LockdOptions};
 use crate::driver::zookeeper::{Scheme, ZookeeperDriver};
 use crate::driver::{Driver, Released, Start, Trouble};
 use crate::run;
-use crate::run::workload::{self, Shared, Workload};
+use crate::run::workload::{self, Plan, Shared, Workload};
 use group::Group;
 use report::{Failovers, Row};
 
@@ -138,7 +138,14 @@ async fn trials<D: Driver + 'static>(
     };
     let drivers: Vec<Timed<D>> = drivers.into_iter().map(timed).collect();
     let prefix = format!("loadtest/{}/{}", std::process::id(), row.loss.name());
-    let shared = Shared::new(Workload::Uncontended, clients, &prefix, arguments.hold);
+    let shared = Shared::new(Plan {
+        workload: Workload::Uncontended,
+        shape: arguments.shape,
+        clients,
+        prefix,
+        hold: arguments.hold,
+        rate: None,
+    });
     let conductor = async {
         for number in 1..=arguments.trials {
             let what = format!("{}, {}", row.peer.name(), row.loss.name());
@@ -149,7 +156,7 @@ async fn trials<D: Driver + 'static>(
         }
         Ok(())
     };
-    let (outcome, unfinished) = workload::closed_loop(drivers, &shared, conductor).await;
+    let (outcome, unfinished) = workload::run_clients(drivers, &shared, conductor).await;
     let histories = shared.histories.borrow().judge();
     let oracle = shared.oracle.borrow();
     row.unfinished_clients = unfinished;
