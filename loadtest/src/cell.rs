@@ -1,10 +1,11 @@
 //! A cell of our own: three nodes as three processes on this machine, for as long as we need it.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lockd::init::{CellLayout, InitError, InitOptions, init};
-use lockd_client::Client;
+use lockd_client::{Client, ClientConfig, probe};
 use lockd_protocol::NodeId;
 
 use crate::process::{Process, ProcessError};
@@ -15,12 +16,29 @@ pub const NODE_COMMAND: &str = "__node";
 /// How long a new or restarted cell may take until it serves.
 const START_GRACE: Duration = Duration::from_secs(15);
 
+/// How long a node may take to say how it is.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// Entries by which nodes that are well may differ at any time.
+const NEARLY: u64 = 1000;
+
 /// A cell whose nodes are child processes. Dropping it kills them.
 pub struct OwnCell {
     program: PathBuf,
     directory: PathBuf,
+    environment: Vec<(String, String)>,
     layout: CellLayout,
     nodes: Vec<Option<Process>>,
+}
+
+/// What is not ordinary about a cell.
+#[derive(Clone, Debug, Default)]
+pub struct CellOptions {
+    /// Added to the environment of its nodes.
+    pub environment: Vec<(String, String)>,
+    /// For each node the address by which everybody knows it, where somebody forwards to it, and
+    /// the one at which it listens. If there are none, it listens where it is known.
+    pub behind: Vec<(SocketAddr, SocketAddr)>,
 }
 
 /// Why there is no cell.
@@ -47,12 +65,28 @@ impl OwnCell {
     /// # Errors
     /// [`CellError`].
     pub fn start(program: &Path, directory: &Path) -> Result<OwnCell, CellError> {
+        OwnCell::start_in(program, directory, &CellOptions::default())
+    }
+
+    /// The same with nodes that are not quite ordinary.
+    ///
+    /// # Errors
+    /// [`CellError`].
+    pub fn start_in(
+        program: &Path,
+        directory: &Path,
+        options: &CellOptions,
+    ) -> Result<OwnCell, CellError> {
         let directory = directory.join("cell");
-        let layout = init(&directory, &InitOptions::default())?;
+        let layout = match options.behind.as_slice() {
+            [] => init(&directory, &InitOptions::default())?,
+            behind => init_behind(&directory, behind)?,
+        };
         let nodes = layout.nodes.iter().map(|_| None).collect();
         let mut cell = OwnCell {
             program: program.to_owned(),
             directory,
+            environment: options.environment.clone(),
             layout,
             nodes,
         };
@@ -91,6 +125,28 @@ impl OwnCell {
         // Dropping kills.
         if let Some(slot) = self.slot(node) {
             *slot = None;
+        }
+    }
+
+    /// Stops a node in its tracks.
+    ///
+    /// # Errors
+    /// [`CellError::Process`].
+    pub fn pause(&mut self, node: NodeId) -> Result<(), CellError> {
+        match self.slot(node) {
+            Some(Some(node)) => Ok(node.pause()?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets a paused node go on.
+    ///
+    /// # Errors
+    /// [`CellError::Process`].
+    pub fn resume(&mut self, node: NodeId) -> Result<(), CellError> {
+        match self.slot(node) {
+            Some(Some(node)) => Ok(node.resume()?),
+            _ => Ok(()),
         }
     }
 
@@ -140,6 +196,28 @@ impl OwnCell {
         }
     }
 
+    /// Whether all nodes answer, name the same leader, and have applied nearly the same.
+    pub async fn is_whole(&self) -> bool {
+        let Ok(config) = ClientConfig::load(self.client_config()) else {
+            return false;
+        };
+        let mut leaders = Vec::new();
+        let mut applied = Vec::new();
+        for address in &config.nodes {
+            let Ok(status) = probe(&config, address, ANSWER_WITHIN).await else {
+                return false;
+            };
+            leaders.push(status.leader);
+            applied.push(status.applied);
+        }
+        leaders.dedup();
+        let (least, most) = (applied.iter().min(), applied.iter().max());
+        let close = most
+            .zip(least)
+            .is_some_and(|(most, least)| most - least < NEARLY);
+        close && matches!(leaders.as_slice(), [Some(_)])
+    }
+
     /// Stops the nodes in good order.
     pub fn stop(mut self) {
         self.nodes.iter_mut().flatten().for_each(Process::stop);
@@ -155,9 +233,40 @@ impl OwnCell {
         let log = self.directory.join(format!("node-{}.log", index + 1));
         let config = self.layout.nodes[index].as_os_str();
         let arguments = [NODE_COMMAND.as_ref(), "--config".as_ref(), config];
-        self.nodes[index] = Some(Process::start(&name, &self.program, &arguments, &log)?);
+        self.nodes[index] = Some(Process::start_in(
+            &name,
+            &self.program,
+            &arguments,
+            &self.environment,
+            &log,
+        )?);
         Ok(())
     }
+}
+
+/// Makes a cell whose nodes listen elsewhere than where they are known.
+fn init_behind(
+    directory: &Path,
+    behind: &[(SocketAddr, SocketAddr)],
+) -> Result<CellLayout, CellError> {
+    let options = InitOptions {
+        addresses: behind.iter().map(|(known, _)| *known).collect(),
+        ..InitOptions::default()
+    };
+    let layout = init(directory, &options)?;
+    for (path, (known, own)) in layout.nodes.iter().zip(behind) {
+        let failed = |source| {
+            CellError::Init(InitError::Write {
+                path: path.clone(),
+                source,
+            })
+        };
+        let text = std::fs::read_to_string(path).map_err(failed)?;
+        // The file names the node's own address once, among the members'.
+        let text = text.replace(&known.to_string(), &own.to_string());
+        std::fs::write(path, text).map_err(failed)?;
+    }
+    Ok(layout)
 }
 
 async fn leader_of(config: &Path) -> Result<NodeId, String> {

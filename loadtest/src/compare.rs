@@ -1,7 +1,11 @@
 //! `loadtest compare`: the same work on lockd and on what people use for locks, in rounds that
-//! alternate between them, on servers that are started here.
+//! alternate between them, on servers that are started here; or the same accidents, or the loss of
+//! their leaders.
 
+pub mod accident;
 pub mod bench;
+pub mod failover;
+pub mod outcome;
 pub mod peer;
 pub mod report;
 
@@ -10,17 +14,25 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::cluster::Timeouts;
 use crate::machine;
+use crate::report::files::Files;
+use crate::run::arrivals::RateArgs;
 use crate::run::round::Setup;
-use crate::run::workload::{Phases, Workload};
+use crate::run::workload::{Phases, Shape, Workload};
 use crate::run::{self, CLIENTS_MAX, RunError};
+use accident::system::Accident;
 use bench::Bench;
 use clap::ValueEnum;
+use outcome::Outcome;
 use peer::{Peer, Service};
 use report::{Comparison, Row};
 
 /// Most rounds.
 const ROUNDS_MAX: u64 = 1000;
+
+/// Most holders of one accident, each with a row of its own; and most leaders that are lost.
+const TRIALS_MAX: u64 = 100;
 
 /// Shortest TTL: the oldest recipe knows whole seconds only.
 const TTL_MIN: Duration = Duration::from_secs(1);
@@ -43,6 +55,12 @@ pub struct CompareArgs {
         default_value = "uncontended,contended"
     )]
     pub workloads: Vec<Workload>,
+    /// The workloads' numbers.
+    #[command(flatten)]
+    pub shape: Shape,
+    /// When requests are due.
+    #[command(flatten)]
+    pub rate: RateArgs,
     /// How often everything is measured; the table shows the round of median throughput.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=ROUNDS_MAX))]
     pub rounds: u64,
@@ -59,12 +77,34 @@ pub struct CompareArgs {
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     pub ttl: Duration,
     /// Use this server instead of starting one: `redis=redis://...`, `postgres=postgres://...`,
-    /// `mariadb=mysql://...`, `redlock=...` five times, `lockd=client.toml`. Can be repeated.
+    /// `mariadb=mysql://...`, `redlock=...` five times, `etcd=http://...` and `zookeeper=HOST:PORT`
+    /// for each node, `lockd=client.toml`. Can be repeated.
     #[arg(long = "endpoint", value_name = "NAME=URL")]
     pub endpoints: Vec<Endpoint>,
+    /// Instead of the cycles: have holders of a lock meet with accidents between reading a row and
+    /// writing it, and count the writes that are lost by that.
+    #[arg(long, conflicts_with_all = ["failover", "endpoints"])]
+    pub accident: bool,
+    /// Which accidents [default: all].
+    #[arg(long, value_enum, value_delimiter = ',', requires = "accident")]
+    pub accidents: Vec<Accident>,
+    /// Instead of the cycles: kill and pause the leaders of the clusters, and measure for how long
+    /// nobody is granted a lock.
+    #[arg(long, conflicts_with = "endpoints")]
+    pub failover: bool,
+    /// Holders for each accident, or leaders that each cluster loses in each way.
+    #[arg(long, default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(1..=TRIALS_MAX))]
+    pub trials: u64,
+    /// How long nodes of other clusters wait for each other, with `--failover`.
+    #[arg(long, value_enum, default_value = "default", requires = "failover")]
+    pub timeouts: Timeouts,
     /// Write the result as JSON to this file (`-`: to standard output, instead of the table).
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Other files.
+    #[command(flatten)]
+    pub files: Files,
 }
 
 /// Somebody's own server.
@@ -108,6 +148,9 @@ pub enum CompareError {
     /// Locks would end before they are given back.
     #[error("--ttl is too short: at least {} s, and more than twice --hold", TTL_MIN.as_secs())]
     TtlTooShort,
+    /// There is nothing that could be guarded.
+    #[error("there is no database for the rows that holders write: {0}")]
+    NoDatabase(String),
     /// A file could not be written.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -155,13 +198,27 @@ impl CompareArgs {
     }
 }
 
-/// Compares. `program` is this program, of which nodes and keepers of servers are started.
+/// Compares in the way that was asked for. `program` is this program, of which nodes, holders and
+/// keepers of servers are started.
 ///
 /// # Errors
 /// [`CompareError`], if nothing could be compared at all. A peer that cannot be measured is in the
 /// result, with the reason, and so are broken promises.
-pub async fn compare(arguments: &CompareArgs, program: &Path) -> Result<Comparison, CompareError> {
+pub async fn compare(arguments: &CompareArgs, program: &Path) -> Result<Outcome, CompareError> {
     arguments.check()?;
+    if arguments.accident {
+        let accidents = accident::compare(arguments, program).await?;
+        return Ok(Outcome::Accidents(accidents));
+    }
+    if arguments.failover {
+        let failovers = failover::compare(arguments, program).await?;
+        return Ok(Outcome::Failovers(failovers));
+    }
+    cycles(arguments, program).await.map(Outcome::Cycles)
+}
+
+/// Puts the same work on all of them.
+async fn cycles(arguments: &CompareArgs, program: &Path) -> Result<Comparison, CompareError> {
     let directory = run::temporary_directory(None)?;
     let disk = machine::sync_latency(directory.path()).map_err(|source| RunError::Write {
         path: directory.path().to_owned(),
@@ -179,6 +236,8 @@ pub async fn compare(arguments: &CompareArgs, program: &Path) -> Result<Comparis
             let setup = Setup {
                 driver: row.peer.name(),
                 workload: row.workload,
+                shape: arguments.shape,
+                rate: arguments.rate.rate(),
                 connections: row.clients,
                 tickets: false,
                 ttl: arguments.ttl,
@@ -189,8 +248,10 @@ pub async fn compare(arguments: &CompareArgs, program: &Path) -> Result<Comparis
                 },
                 // A lock that one round has left behind is not waited for in the next.
                 prefix: format!("loadtest/{}/{round}/{number}", std::process::id()),
-                disk,
+                disk: disk.clone(),
                 kill_leader_at: None,
+                keep_histograms: false,
+                cell: None,
             };
             eprintln!("round {round} of {}: {}", arguments.rounds, row.describe());
             let clients = usize::try_from(row.clients).unwrap_or(usize::MAX);

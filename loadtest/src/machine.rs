@@ -1,6 +1,10 @@
 //! What the machine and its processes spend, as the kernel tells it (Linux), and how fast the
 //! disk syncs.
 
+pub mod environment;
+
+pub use environment::Machine;
+
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -144,12 +148,15 @@ fn kib_of(text: &str, field: &str) -> Option<u64> {
 }
 
 /// How fast the disk under a directory makes small appends durable.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct SyncLatency {
     /// Median, microseconds.
     pub p50: f64,
     /// 99th percentile, microseconds.
     pub p99: f64,
+    /// What kind of file system that is, and on which device.
+    #[serde(default)]
+    pub filesystem: String,
 }
 
 /// Measures the latency of an append and `fdatasync` in `directory`.
@@ -169,6 +176,7 @@ pub fn sync_latency(directory: &Path) -> std::io::Result<SyncLatency> {
     Ok(SyncLatency {
         p50: microseconds(0.5),
         p99: microseconds(0.99),
+        filesystem: environment::filesystem_of(directory),
     })
 }
 
@@ -184,27 +192,6 @@ pub fn latencies() -> Histogram<u64> {
 #[must_use]
 pub fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Where a run took place, for whoever compares figures.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Machine {
-    /// Processors that this process may use.
-    pub cores: usize,
-    /// The kernel's release.
-    pub kernel: String,
-}
-
-impl Machine {
-    /// This machine.
-    #[must_use]
-    pub fn describe() -> Machine {
-        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        Machine {
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
-            kernel: kernel.trim().to_owned(),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use loadtest::cluster::Timeouts;
+use loadtest::compare::accident::holder::{self, HolderArgs};
 use loadtest::compare::{self, CompareArgs};
 use loadtest::demo::actor::{self, ActorArgs};
 use loadtest::demo::{self, DemoArgs, DemoError};
 use loadtest::keeper::{self, Kept};
 use loadtest::process;
+use loadtest::report::{self, ReportArgs};
 use loadtest::run::{self, RunArgs};
 use loadtest::scale::{self, ScaleArgs};
 #[cfg(feature = "sim")]
@@ -19,6 +22,9 @@ use tokio::signal::unix::{SignalKind, signal};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Exit code for a result that cannot be used, as for flags that cannot.
+const UNUSABLE: u8 = 2;
+
 /// Exit code after Ctrl-C, as shells have it.
 const INTERRUPTED: u8 = 130;
 
@@ -26,7 +32,7 @@ const INTERRUPTED: u8 = 130;
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 all promises were kept; 1 one was broken; \
+    after_help = "Exit codes: 0 all promises were kept; 1 one was broken, or a threshold passed; \
     2 wrong usage; 3 it could not be run; 130 interrupted."
 )]
 struct Arguments {
@@ -42,6 +48,8 @@ enum Command {
     Run(RunArgs),
     /// Puts the same work on lockd and on what people use for locks, and reports what each cost.
     Compare(CompareArgs),
+    /// Shows results, holds two against each other, and fails if a figure has become worse.
+    Report(ReportArgs),
     /// Fills a cell with very many sessions and locks, measures what they cost, kills its leader,
     /// and counts what was lost.
     Scale(ScaleArgs),
@@ -70,10 +78,16 @@ enum Command {
         /// For how many clients.
         #[arg(long)]
         clients: u64,
+        /// How long nodes of a cluster wait for each other.
+        #[arg(long, value_enum)]
+        timeouts: Timeouts,
     },
     /// A client of the demo.
     #[command(name = "__actor", hide = true)]
     Actor(ActorArgs),
+    /// A holder of a lock that meets with an accident.
+    #[command(name = "__holder", hide = true)]
+    Holder(HolderArgs),
 }
 
 fn main() -> ExitCode {
@@ -85,12 +99,19 @@ fn main() -> ExitCode {
             process::die_with_parent();
             in_runtime(actor::run(&arguments)).map(|()| ExitCode::SUCCESS)
         }
-        Command::Keep { what, clients } => {
-            in_runtime(keeper::keep(what, clients)).map(|()| ExitCode::SUCCESS)
+        Command::Holder(arguments) => {
+            process::die_with_parent();
+            in_runtime(holder::run(&arguments)).map(|()| ExitCode::SUCCESS)
         }
+        Command::Keep {
+            what,
+            clients,
+            timeouts,
+        } => in_runtime(keeper::keep(what, clients, timeouts)).map(|()| ExitCode::SUCCESS),
         Command::Demo(arguments) => in_runtime(show_demo(&arguments)),
         Command::Run(arguments) => in_runtime(put_load(&arguments)),
         Command::Compare(arguments) => in_runtime(compare_all(&arguments)),
+        Command::Report(arguments) => Ok(report_on(&arguments)),
         Command::Scale(arguments) => in_runtime(fill_cell(&arguments)),
         #[cfg(feature = "sim")]
         Command::Sim(arguments) => command::execute(&arguments).map(exit_code),
@@ -140,8 +161,22 @@ async fn put_load(arguments: &RunArgs) -> Result<ExitCode, String> {
         report = run::run(arguments, &program) => report.map_err(|error| error.to_string())?,
         () = interrupted()? => return Ok(ExitCode::from(INTERRUPTED)),
     };
-    run::write_report(&report, arguments.json.as_deref()).map_err(|error| error.to_string())?;
-    Ok(exit_code(report.passed()))
+    let failed = |error: run::RunError| error.to_string();
+    run::write_report(&report, arguments.json.as_deref()).map_err(failed)?;
+    run::write_interval_log(&report, arguments.hdr.as_deref()).map_err(failed)?;
+    let passed = report.passed();
+    arguments.files.write(&report.into()).map_err(failed)?;
+    Ok(exit_code(passed))
+}
+
+fn report_on(arguments: &ReportArgs) -> ExitCode {
+    match report::report(arguments) {
+        Ok(passed) => exit_code(passed),
+        Err(error) => {
+            eprintln!("loadtest: {error}");
+            ExitCode::from(UNUSABLE)
+        }
+    }
 }
 
 async fn compare_all(arguments: &CompareArgs) -> Result<ExitCode, String> {
@@ -152,6 +187,8 @@ async fn compare_all(arguments: &CompareArgs) -> Result<ExitCode, String> {
         () = interrupted()? => return Ok(ExitCode::from(INTERRUPTED)),
     };
     run::write_report(&comparison, arguments.json.as_deref()).map_err(|e| e.to_string())?;
+    let files = arguments.files.write(&(&comparison).into());
+    files.map_err(|e| e.to_string())?;
     if comparison.passed() && !comparison.is_complete() {
         return Err(
             "not everything could be measured or cleaned up: the result says what".to_owned(),
@@ -200,4 +237,40 @@ fn interrupted() -> Result<impl Future<Output = ()>, String> {
             _ = terminate.recv() => {}
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_of_the_documents_is_understood() {
+        let documents = [
+            include_str!("../../README.md"),
+            include_str!("../../docs/benchmark.md"),
+            include_str!("../../docs/loadtest.md"),
+            include_str!("../../docs/limits.md"),
+        ];
+        let lines = documents.iter().flat_map(|document| document.lines());
+        let commands = lines.filter_map(|line| {
+            line.strip_prefix("cargo run --release -p loadtest -- ")
+                .or_else(|| line.strip_prefix("loadtest "))
+        });
+        let commands: Vec<&str> = commands
+            .map(|line| line.split(" #").next().unwrap_or(line))
+            .collect();
+        assert!(commands.len() >= 15, "{commands:?}");
+        for words in commands {
+            let words = std::iter::once("loadtest").chain(words.split_whitespace());
+            let parsed = Arguments::try_parse_from(words.clone());
+            let error = parsed.err().map(|error| error.to_string());
+            assert_eq!(error, None, "{:?}", words.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn the_flags_are_consistent() {
+        use clap::CommandFactory as _;
+        Arguments::command().debug_assert();
+    }
 }

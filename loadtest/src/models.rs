@@ -13,5 +13,5 @@ pub mod lock;
 #[cfg(test)]
 mod tests;
 
-pub use check::{Verdict, check, check_beginning};
+pub use check::{Refusal, Verdict, check, check_beginning};
 pub use lock::{LockModel, Op, Owner, Ret};

@@ -8,14 +8,15 @@
 //! - **Order.** Tokens rise in grant order over the whole cell. A grant that was *asked for* after
 //!   another grant had been *received* must carry the higher token.
 //! - **Order per lock.** A client that receives a grant holds the lock from then on, so the grants
-//!   of one lock are received in grant order.
+//!   of one lock are received in grant order; only those who hold it as shared at the same time may
+//!   learn of it in any order.
 //! - **Uniqueness.** No token is granted twice.
 //! - **Exclusion.** From receiving a grant until it lets go (or its lease ends by its own clock) no
-//!   other client receives a grant of the same lock.
+//!   other client receives a grant of the same lock, unless both hold it as shared.
 //! - **Release.** A release that is answered while the lease still runs is not answered with
 //!   "not held".
 //!
-//! A service without tokens is judged by the last two alone: the oracle numbers its grants in the
+//! Each permit of a semaphore is a lock here. A service without tokens is judged by the last two alone: the oracle numbers its grants in the
 //! order in which they are received, which breaks no rule of order.
 //!
 //! It has no clock and does no I/O. It must stay cheap: it runs inside the measured loop.
@@ -70,11 +71,24 @@ struct ClientState {
     floor: Option<u64>,
 }
 
+/// A grant of a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Of which lock.
+    pub lock: LockIndex,
+    /// Its number.
+    pub token: u64,
+    /// Whether others may hold the lock as shared at the same time.
+    pub shared: bool,
+}
+
 /// What the oracle knows of a lock.
 #[derive(Clone, Default)]
 struct LockState {
     last_token: u64,
-    holder: Option<Holder>,
+    /// The last token under which nobody else could hold it.
+    last_exclusive: u64,
+    holders: Vec<Holder>,
     events: VecDeque<Event>,
 }
 
@@ -82,7 +96,7 @@ struct LockState {
 #[derive(Clone, Copy)]
 struct Holder {
     client: ClientIndex,
-    token: u64,
+    hold: Hold,
     until: Instant,
 }
 
@@ -104,7 +118,7 @@ enum What {
 }
 
 /// A broken promise, and how it came about.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Violation {
     /// Which promise, and by which tokens and clients.
     pub what: String,
@@ -157,37 +171,48 @@ impl Oracle {
         })
     }
 
-    /// The client received a grant on which it may rely until `until`.
-    pub fn granted(
-        &mut self,
-        client: ClientIndex,
-        lock: LockIndex,
-        token: u64,
-        now: Instant,
-        until: Instant,
-    ) {
+    /// The client received a grant on which it may rely until `until`. Who acquires several locks
+    /// at once receives a grant of each.
+    pub fn granted(&mut self, client: ClientIndex, hold: Hold, now: Instant, until: Instant) {
+        let Hold {
+            lock,
+            token,
+            shared,
+        } = hold;
         self.record(client, lock, What::Granted, token, now);
-        self.check_token(client, lock, token);
-        self.check_holder(client, lock, token, now);
+        self.check_token(client, hold);
+        self.check_holders(client, hold, now);
         let state = &mut self.locks[lock.0];
         state.last_token = state.last_token.max(token);
-        state.holder = Some(Holder {
+        if !shared {
+            state.last_exclusive = state.last_exclusive.max(token);
+        }
+        let beside = |holder: &Holder| shared && holder.hold.shared && now < holder.until;
+        state.holders.retain(beside);
+        state.holders.push(Holder {
             client,
-            token,
+            hold,
             until,
         });
-        self.clients[client.0].floor = None;
         self.highest_token = self.highest_token.max(token);
         self.forget_old_tokens();
     }
 
+    /// The client was granted a permit that the semaphore does not have.
+    pub fn no_such_permit(&mut self, client: ClientIndex, slot: usize, permits: usize) {
+        let what = format!(
+            "exclusion: client {} was granted permit {slot} of {permits}, counted from 0",
+            client.0
+        );
+        self.violation(LockIndex(0), what);
+    }
+
     /// The client stops relying on the lock: it is about to send its release, or lost it.
     pub fn lets_go(&mut self, client: ClientIndex, lock: LockIndex, token: u64, now: Instant) {
+        self.clients[client.0].floor = None;
         self.record(client, lock, What::LetGo, token, now);
-        let holder = &mut self.locks[lock.0].holder;
-        if holder.is_some_and(|holder| holder.client == client && holder.token == token) {
-            *holder = None;
-        }
+        let others = |holder: &Holder| holder.client != client || holder.hold.token != token;
+        self.locks[lock.0].holders.retain(others);
     }
 
     /// The release was answered; the lease on which the client had relied ran until `until`.
@@ -230,7 +255,12 @@ impl Oracle {
         &self.stories
     }
 
-    fn check_token(&mut self, client: ClientIndex, lock: LockIndex, token: u64) {
+    fn check_token(&mut self, client: ClientIndex, hold: Hold) {
+        let Hold {
+            lock,
+            token,
+            shared,
+        } = hold;
         let who = client.0;
         if token == 0 || token >= TOKEN_END {
             self.violation(
@@ -244,7 +274,12 @@ impl Oracle {
                 format!("uniqueness: client {who} was granted token {token}, granted before"),
             );
         }
-        let last = self.locks[lock.0].last_token;
+        let state = &self.locks[lock.0];
+        let last = if shared {
+            state.last_exclusive
+        } else {
+            state.last_token
+        };
         if token < last {
             self.violation(
                 lock,
@@ -266,18 +301,21 @@ impl Oracle {
         }
     }
 
-    fn check_holder(&mut self, client: ClientIndex, lock: LockIndex, token: u64, now: Instant) {
-        let Some(holder) = self.locks[lock.0]
-            .holder
-            .filter(|holder| now < holder.until)
+    fn check_holders(&mut self, client: ClientIndex, hold: Hold, now: Instant) {
+        let against = |holder: &&Holder| now < holder.until && !(hold.shared && holder.hold.shared);
+        let Some(holder) = self.locks[hold.lock.0]
+            .holders
+            .iter()
+            .find(against)
+            .copied()
         else {
             return;
         };
         let left = holder.until.duration_since(now).as_millis();
-        self.violation(lock, format!(
-            "exclusion: client {} was granted {number_is} {token} while client {} held the lock \
-             under {number_is} {}, with {left} ms of its lease left",
-            client.0, holder.client.0, holder.token, number_is = self.number_is
+        self.violation(hold.lock, format!(
+            "exclusion: client {} was granted {number_is} {} while client {} held the lock under \
+             {number_is} {}, with {left} ms of its lease left",
+            client.0, hold.token, holder.client.0, holder.hold.token, number_is = self.number_is
         ));
     }
 

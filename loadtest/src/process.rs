@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout};
+use tokio::sync::mpsc;
 
 /// How long a process that was asked to stop may take before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(3);
@@ -56,6 +57,14 @@ pub enum ProcessError {
         /// The end of what it wrote.
         log: String,
     },
+    /// It would not do what it was told.
+    #[error("{name} did not do what it was told: {answer}")]
+    Refused {
+        /// Which.
+        name: String,
+        /// What it said instead.
+        answer: String,
+    },
     /// A signal could not be sent.
     #[error("cannot send a signal to {name}: {source}")]
     Signal {
@@ -91,9 +100,24 @@ impl Process {
         arguments: &[S],
         log: &Path,
     ) -> Result<Process, ProcessError> {
+        Process::start_in(name, program, arguments, &[], log)
+    }
+
+    /// The same with this added to the environment.
+    ///
+    /// # Errors
+    /// [`ProcessError::Start`].
+    pub fn start_in<S: AsRef<OsStr>>(
+        name: &str,
+        program: &Path,
+        arguments: &[S],
+        environment: &[(String, String)],
+        log: &Path,
+    ) -> Result<Process, ProcessError> {
         let start = || {
             Command::new(program)
                 .args(arguments)
+                .envs(environment.iter().cloned())
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .stderr(File::options().create(true).append(true).open(log)?)
@@ -213,18 +237,58 @@ impl Process {
     /// # Errors
     /// [`ProcessError`], if it ends or takes too long.
     pub async fn first_line(&mut self, within: Duration) -> Result<String, ProcessError> {
-        let output = self.child.stdout.take().map(ChildStdout::from_std);
-        let Some(Ok(output)) = output else {
-            return Err(self.too_slow("print", Duration::ZERO));
+        self.line(within, "start").await
+    }
+
+    /// The next line that it prints.
+    ///
+    /// # Errors
+    /// [`ProcessError`], if it ends or takes too long.
+    pub async fn next_line(&mut self, within: Duration) -> Result<String, ProcessError> {
+        self.line(within, "answer").await
+    }
+
+    async fn line(&mut self, within: Duration, what: &'static str) -> Result<String, ProcessError> {
+        let too_slow = |process: &Process, after| process.too_slow(what, after);
+        if self.output.is_none() {
+            let output = self.child.stdout.take().map(ChildStdout::from_std);
+            let Some(Ok(output)) = output else {
+                return Err(too_slow(self, Duration::ZERO));
+            };
+            // Kept open: whatever else it prints is not to fail.
+            self.output = Some(BufReader::new(output).lines());
+        }
+        let Some(lines) = &mut self.output else {
+            return Err(too_slow(self, Duration::ZERO));
         };
-        let mut lines = BufReader::new(output).lines();
-        let line = tokio::time::timeout(within, lines.next_line()).await;
-        // Kept open: whatever else it prints is not to fail.
-        self.output = Some(lines);
-        match line {
+        match tokio::time::timeout(within, lines.next_line()).await {
             Ok(Ok(Some(line))) => Ok(line),
-            Err(_) => Err(self.too_slow("start", within)),
+            Err(_) => Err(too_slow(self, within)),
             Ok(_) => Err(self.ended().await),
+        }
+    }
+
+    /// Sends it a line, for which there is always room.
+    ///
+    /// # Errors
+    /// [`ProcessError::Start`], if it does not listen any more.
+    pub fn tell(&mut self, line: &str) -> Result<(), ProcessError> {
+        let told = match &mut self.child.stdin {
+            Some(input) => input.write_all(format!("{line}\n").as_bytes()),
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        };
+        told.map_err(|source| ProcessError::Start {
+            name: self.name.clone(),
+            source,
+        })
+    }
+
+    /// The error of an answer that says no.
+    #[must_use]
+    pub fn refused(&self, answer: String) -> ProcessError {
+        ProcessError::Refused {
+            name: self.name.clone(),
+            answer,
         }
     }
 
@@ -298,6 +362,21 @@ pub fn lifeline() {
 pub fn die_with_parent() {
     // Where this fails, the closed input still ends a process that is not paused.
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+}
+
+/// Lines of this process's standard input, read beside everything else that it does.
+#[must_use]
+pub fn input_lines() -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel(1);
+    std::thread::spawn(move || {
+        let lines = io::stdin().lock().lines();
+        for line in lines.map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 #[cfg(test)]

@@ -3,12 +3,17 @@
 //! All clients share one thread: on a small machine that costs the least, and leaves the most to
 //! the servers.
 
+pub mod arrivals;
+pub mod choice;
 pub mod histories;
+pub mod interval;
+pub mod latency;
 pub mod measure;
 pub mod progress;
 pub mod report;
 pub mod round;
 pub mod spending;
+pub mod timer;
 pub mod workload;
 
 use std::fmt::Display;
@@ -21,10 +26,12 @@ use serde::Serialize;
 use crate::cell::{CellError, OwnCell};
 use crate::driver::lockd::{LockdDriver, LockdOptions};
 use crate::machine::{self, SyncLatency};
+use crate::report::files::Files;
 use crate::terminal::print_line;
+use arrivals::RateArgs;
 use report::Report;
 use round::Setup;
-use workload::{Phases, Workload};
+use workload::{Phases, Shape, Workload};
 
 /// Most clients of one run.
 pub(crate) const CLIENTS_MAX: u64 = 100_000;
@@ -35,6 +42,12 @@ pub struct RunArgs {
     /// Which locks the clients want.
     #[arg(long, value_enum, default_value = "uncontended")]
     pub workload: Workload,
+    /// The workload's numbers.
+    #[command(flatten)]
+    pub shape: Shape,
+    /// When requests are due.
+    #[command(flatten)]
+    pub rate: RateArgs,
     /// Clients, each with a session of its own, each doing one thing at a time.
     #[arg(long, default_value_t = 64,
           value_parser = clap::value_parser!(u64).range(1..=CLIENTS_MAX))]
@@ -60,6 +73,12 @@ pub struct RunArgs {
     /// Write the result as JSON to this file (`-`: to standard output, instead of the text).
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Other files.
+    #[command(flatten)]
+    pub files: Files,
+    /// Write the latencies of each second to this file, as an interval log of HDR histograms.
+    #[arg(long, value_name = "FILE")]
+    pub hdr: Option<PathBuf>,
     /// Drive the cell of this `client.toml` [default: start three nodes as processes].
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -166,6 +185,20 @@ pub async fn run(arguments: &RunArgs, program: &Path) -> Result<Report, RunError
     Ok(report)
 }
 
+/// Writes the interval log where it was asked for.
+///
+/// # Errors
+/// [`RunError::Write`].
+pub fn write_interval_log(report: &Report, path: Option<&Path>) -> Result<(), RunError> {
+    let (Some(path), Some(log)) = (path, &report.interval_log) else {
+        return Ok(());
+    };
+    std::fs::write(path, log).map_err(|source| RunError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 /// Writes a result where it was asked for: as text or JSON to standard output, or both.
 ///
 /// # Errors
@@ -225,6 +258,8 @@ async fn drive(
     let setup = Setup {
         driver: "lockd",
         workload: arguments.workload,
+        shape: arguments.shape,
+        rate: arguments.rate.rate(),
         connections: arguments.connections(),
         tickets: arguments.tickets,
         ttl: arguments.ttl,
@@ -236,6 +271,8 @@ async fn drive(
         prefix: format!("loadtest/{}", std::process::id()),
         disk,
         kill_leader_at: arguments.kill_leader_at,
+        keep_histograms: arguments.hdr.is_some(),
+        cell: arguments.config.clone(),
     };
     Ok(round::measure(&setup, drivers, &pids, cell).await?)
 }

@@ -13,7 +13,7 @@ use lockd_protocol::NodeId;
 
 use crate::cell::{CellError, OwnCell};
 use crate::machine::{self, Machine};
-use crate::run::measure::{self, Latency};
+use crate::run::latency::{self, Latency};
 use crate::run::spending::Meter;
 use population::{Population, PopulationError};
 use report::{Failover, Memory, Renewals, Report, Snapshot};
@@ -357,5 +357,5 @@ fn tell(what: &str) {
 }
 
 fn latency(histogram: &hdrhistogram::Histogram<u64>) -> Latency {
-    measure::summary(histogram)
+    latency::summary(histogram)
 }

@@ -14,8 +14,11 @@ use common::{assert_gone, descendants, printed, program, run};
 use gateway::{mysql, postgres, redis};
 use serde_json::Value;
 
-const PEERS: [&str; 12] = [
+const PEERS: [&str; 15] = [
     "lockd",
+    "etcd",
+    "zookeeper-herd",
+    "zookeeper-curator",
     "redis",
     "redis-everysec",
     "redis-always",
@@ -59,7 +62,11 @@ fn every_peer_is_measured_lockd_first_and_none_breaks_a_promise() {
         let workload = ["uncontended", "contended"][index / PEERS.len()];
         assert_eq!(row["workload"], workload);
         assert_eq!(row["not_measured"], Value::Null, "{row}");
-        assert_eq!(row["tokens"], row["peer"] == "lockd");
+        let replicated = ["lockd", "etcd", "zookeeper-herd", "zookeeper-curator"];
+        assert_eq!(
+            row["tokens"],
+            replicated.iter().any(|name| row["peer"] == *name)
+        );
         let round = &row["rounds"][0];
         assert_eq!(round["driver"], row["peer"]);
         assert_eq!(round["violations"], 0, "{row}");

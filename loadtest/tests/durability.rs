@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use loadtest::cell::OwnCell;
 use loadtest::driver::lockd::{LockdDriver, LockdOptions};
-use loadtest::run::workload::{Shared, Workload, closed_loop};
+use loadtest::run::workload::{Plan, Shape, Shared, Workload, run_clients};
 use lockd_client::{AcquireError, Client, GuardState, LockGuard, ReleaseOutcome, Wait};
 use lockd_protocol::NodeId;
 
@@ -169,9 +169,16 @@ async fn kills_under_load(cell: &mut OwnCell, workload: Workload) {
         tickets: true,
     };
     let drivers = LockdDriver::connect_all(cell.client_config(), options).await;
-    let shared = Shared::new(workload, options.clients, workload.name(), Duration::ZERO);
+    let shared = Shared::new(Plan {
+        workload,
+        shape: Shape::default(),
+        clients: options.clients,
+        prefix: workload.name().to_owned(),
+        hold: Duration::ZERO,
+        rate: None,
+    });
     let kills = async {
-        shared.measure.borrow_mut().begin(Instant::now());
+        shared.measure.borrow_mut().begin(Instant::now(), PATIENCE);
         some_cycles(&shared).await;
         let leader = cell.leader().await.unwrap();
         cell.kill(leader);
@@ -182,7 +189,7 @@ async fn kills_under_load(cell: &mut OwnCell, workload: Workload) {
         cell.restart().unwrap();
         some_cycles(&shared).await;
     };
-    let ((), unfinished) = closed_loop(drivers.unwrap(), &shared, kills).await;
+    let ((), unfinished) = run_clients(drivers.unwrap(), &shared, kills).await;
     assert_eq!(unfinished, 0);
     let oracle = shared.oracle.borrow();
     assert_eq!(oracle.violations(), 0, "{:#?}", oracle.stories());

@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 
 use super::peer::{Peer, Service};
 use crate::cell::OwnCell;
+use crate::driver::etcd::{self, EtcdDriver};
 use crate::driver::lockd::{LockdDriver, LockdOptions};
 use crate::driver::mariadb::{self, MariadbDriver};
 use crate::driver::postgres::{self, PostgresDriver};
 use crate::driver::redis::{self, RedisDriver};
 use crate::driver::redlock::RedlockDriver;
-use crate::driver::{Driver, Trouble};
-use crate::keeper::{Keeper, Kept};
+use crate::driver::zookeeper::{self, ZookeeperDriver};
+use crate::driver::{Driver, Start, Trouble};
+use crate::keeper::{KeepOptions, Keeper, Kept};
+use crate::machine::environment;
 use crate::process::ProcessError;
 use crate::run::report::Report;
 use crate::run::round::{self, Setup};
@@ -26,6 +29,8 @@ pub struct Bench {
     services: BTreeMap<Service, Result<Running, String>>,
     /// Those on which a round was run.
     used: BTreeSet<Service>,
+    /// The versions of their programs, by their names.
+    versions: BTreeMap<Service, BTreeMap<String, String>>,
 }
 
 /// A service that can be used.
@@ -55,6 +60,7 @@ impl Bench {
             clients_max,
             services: endpoints.into_iter().map(own).collect(),
             used: BTreeSet::new(),
+            versions: BTreeMap::new(),
         }
     }
 
@@ -68,8 +74,15 @@ impl Bench {
         clients: usize,
         setup: &Setup,
     ) -> Result<Report, String> {
-        let report = self.drive(peer, clients, setup).await?;
-        self.used.insert(peer.service());
+        let mut report = self.drive(peer, clients, setup).await?;
+        let service = peer.service();
+        self.used.insert(service);
+        if !self.versions.contains_key(&service) {
+            let pids = self.running(service).await?.pids();
+            self.versions
+                .insert(service, environment::versions_of(&pids));
+        }
+        report.server_versions = self.versions.get(&service).cloned().unwrap_or_default();
         Ok(report)
     }
 
@@ -89,6 +102,21 @@ impl Bench {
                 let drivers = LockdDriver::connect_all(Path::new(first), options).await;
                 let drivers = drivers.map_err(|e| Trouble::new(format!("cannot connect: {e}")));
                 measure(setup, drivers, &pids, running.cell()).await
+            }
+            Peer::Etcd => {
+                let urls = leader_first(etcd::leader(&urls).await, urls);
+                let drivers = EtcdDriver::connect_all(&urls, Start::First, clients, ttl).await;
+                measure(setup, drivers, &pids, None).await
+            }
+            Peer::ZookeeperHerd | Peer::ZookeeperCurator => {
+                let scheme = match peer {
+                    Peer::ZookeeperHerd => zookeeper::Scheme::Herd,
+                    _ => zookeeper::Scheme::Curator,
+                };
+                let urls = leader_first(zookeeper::leader(&urls).await, urls);
+                let start = Start::First;
+                let drivers = ZookeeperDriver::connect_all(&urls, start, scheme, clients, ttl);
+                measure(setup, drivers.await, &pids, None).await
             }
             Peer::Redlock => {
                 let drivers = RedlockDriver::connect_all(&urls, clients, ttl).await;
@@ -143,6 +171,10 @@ impl Bench {
                 (Service::Kept(Kept::Mariadb), Ok(Running::Own { urls })) => {
                     mariadb::clean(urls.first().map_or("", String::as_str)).await
                 }
+                (Service::Kept(Kept::Etcd), Ok(Running::Own { urls })) => etcd::clean(&urls).await,
+                (Service::Kept(Kept::Zookeeper), Ok(Running::Own { urls })) => {
+                    zookeeper::clean(&urls).await
+                }
                 (_, Ok(Running::Cell(cell))) => {
                     cell.stop();
                     Ok(())
@@ -186,8 +218,11 @@ impl Bench {
                 Ok(Running::Cell(Box::new(cell)))
             }
             Service::Kept(kept) => {
-                let starting =
-                    Keeper::start(&self.program, &self.directory, kept, self.clients_max);
+                let options = KeepOptions {
+                    clients: self.clients_max,
+                    ..KeepOptions::default()
+                };
+                let starting = Keeper::start(&self.program, &self.directory, kept, &options);
                 starting.await.map(Running::Kept).map_err(reason)
             }
         }
@@ -231,8 +266,16 @@ async fn measure<D: Driver + 'static>(
     report.map_err(|error| error.to_string())
 }
 
+/// A cluster serves best the clients of its leader.
+fn leader_first(leader: Option<usize>, mut urls: Vec<String>) -> Vec<String> {
+    if let Some(leader) = leader.filter(|&leader| leader < urls.len()) {
+        urls.rotate_left(leader);
+    }
+    urls
+}
+
 /// What a keeper said before it ended, without the rest: it names what to install.
-fn reason(error: ProcessError) -> String {
+pub(super) fn reason(error: ProcessError) -> String {
     match error {
         ProcessError::Ended { log, .. } => {
             log.strip_prefix("loadtest: ").unwrap_or(&log).to_owned()

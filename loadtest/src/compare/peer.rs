@@ -32,6 +32,12 @@ pub enum Peer {
     MariadbInsert,
     /// `SELECT ... FOR UPDATE` in MariaDB.
     MariadbForUpdate,
+    /// A lease, a transaction and watches in three nodes of etcd.
+    Etcd,
+    /// One ephemeral node that everybody watches, in three servers of ZooKeeper.
+    ZookeeperHerd,
+    /// Sequential ephemeral nodes, each of which is watched by the next.
+    ZookeeperCurator,
     /// Grants what is held, to prove that the oracle sees it.
     Liar,
 }
@@ -47,8 +53,11 @@ pub enum Service {
 
 impl Peer {
     /// Everything that is compared, lockd first.
-    pub const ALL: [Peer; 12] = [
+    pub const ALL: [Peer; 15] = [
         Peer::Lockd,
+        Peer::Etcd,
+        Peer::ZookeeperHerd,
+        Peer::ZookeeperCurator,
         Peer::Redis,
         Peer::RedisEverysec,
         Peer::RedisAlways,
@@ -78,6 +87,9 @@ impl Peer {
             Peer::MariadbGetLock => "mariadb-get-lock",
             Peer::MariadbInsert => "mariadb-insert",
             Peer::MariadbForUpdate => "mariadb-for-update",
+            Peer::Etcd => "etcd",
+            Peer::ZookeeperHerd => "zookeeper-herd",
+            Peer::ZookeeperCurator => "zookeeper-curator",
             Peer::Liar => "liar",
         }
     }
@@ -97,6 +109,8 @@ impl Peer {
             Peer::MariadbGetLock | Peer::MariadbInsert | Peer::MariadbForUpdate => {
                 Service::Kept(Kept::Mariadb)
             }
+            Peer::Etcd => Service::Kept(Kept::Etcd),
+            Peer::ZookeeperHerd | Peer::ZookeeperCurator => Service::Kept(Kept::Zookeeper),
         }
     }
 
@@ -104,7 +118,9 @@ impl Peer {
     #[must_use]
     pub fn grant_is_in(self) -> &'static str {
         match self {
-            Peer::Lockd => "2 of 3 disks",
+            Peer::Lockd | Peer::Etcd | Peer::ZookeeperHerd | Peer::ZookeeperCurator => {
+                "2 of 3 disks"
+            }
             Peer::RedisAlways | Peer::MariadbInsert => "1 disk",
             Peer::RedisEverysec => "memory, in 1 s 1 disk",
             Peer::Redlock => "3 of 5 memories",
@@ -117,7 +133,10 @@ impl Peer {
     /// Whether its grants carry a number that rises, by which the oracle judges them too.
     #[must_use]
     pub fn has_tokens(self) -> bool {
-        self == Peer::Lockd
+        matches!(
+            self,
+            Peer::Lockd | Peer::Etcd | Peer::ZookeeperHerd | Peer::ZookeeperCurator
+        )
     }
 }
 

@@ -63,6 +63,12 @@ fn workload_name<S: serde::Serializer>(workload: &Workload, to: S) -> Result<S::
     to.serialize_str(workload.name())
 }
 
+/// Why a peer is not put to a workload.
+fn not_here(peer: Peer, workload: Workload) -> Option<String> {
+    let has_it = workload.is_plain() || peer == Peer::Lockd;
+    (!has_it).then(|| format!("{} is driven on lockd alone", workload.name()))
+}
+
 impl Row {
     /// Nothing measured yet.
     #[must_use]
@@ -73,7 +79,7 @@ impl Row {
             clients,
             grant_is_in: peer.grant_is_in(),
             tokens: peer.has_tokens(),
-            not_measured: None,
+            not_measured: not_here(peer, workload),
             median_round: None,
             rounds: Vec::new(),
         }
@@ -253,10 +259,13 @@ mod tests {
     use crate::oracle::Violation;
     use crate::run::report::tests::report;
 
-    const DISK: SyncLatency = SyncLatency {
-        p50: 100.0,
-        p99: 200.0,
-    };
+    fn disk() -> SyncLatency {
+        SyncLatency {
+            p50: 100.0,
+            p99: 200.0,
+            filesystem: "ext4 on /dev/vda1".to_owned(),
+        }
+    }
 
     /// A row of rounds with these throughputs.
     fn row(peer: Peer, throughputs: &[f64]) -> Row {
@@ -271,7 +280,7 @@ mod tests {
     }
 
     fn of(rows: Vec<Row>) -> Comparison {
-        Comparison::new(rows, DISK, false)
+        Comparison::new(rows, disk(), false)
     }
 
     #[test]
@@ -301,7 +310,7 @@ mod tests {
         assert!(text.contains(line), "{text}");
         assert!(comparison.passed() && comparison.is_complete());
         let rows = vec![row(Peer::Lockd, &[1.0]), missing()];
-        assert!(!Comparison::new(rows, DISK, true).is_complete());
+        assert!(!Comparison::new(rows, disk(), true).is_complete());
         let without_lockd = Row {
             not_measured: Some("the cell elected no leader".to_owned()),
             ..row(Peer::Lockd, &[])
@@ -340,6 +349,7 @@ mod tests {
         for (pointer, expected) in [
             ("/schema", 1.into()),
             ("/disk_sync_us/p99", 200.0.into()),
+            ("/disk_sync_us/filesystem", "ext4 on /dev/vda1".into()),
             ("/left_behind", serde_json::Value::Null),
             ("/rows/0/peer", "redlock".into()),
             ("/rows/0/workload", "contended".into()),

@@ -4,15 +4,15 @@
 //! It is an ordinary, slightly careless application: it looks whether it holds the lock, and then
 //! writes. Between the two anything can happen.
 
-use std::io::{BufRead, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use lockd_client::{Client, GuardState, LockGuard, Wait};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
 
 use super::target::{Target, TargetError, Writer};
+use crate::process::input_lines;
 
 /// The hidden subcommand that runs an actor.
 pub const ACTOR_COMMAND: &str = "__actor";
@@ -97,7 +97,7 @@ pub enum Answer {
 /// # Errors
 /// What it could not connect to, or did not understand.
 pub async fn run(arguments: &ActorArgs) -> Result<(), String> {
-    let mut orders = orders();
+    let mut orders = input_lines();
     let mut actor = None;
     while let Some(order) = orders.recv().await {
         let order = serde_json::from_str(&order).map_err(|error| error.to_string())?;
@@ -112,20 +112,6 @@ pub async fn run(arguments: &ActorArgs) -> Result<(), String> {
         say(&answer.unwrap_or_else(|reason| Answer::Failed { reason }))?;
     }
     Ok(())
-}
-
-/// Lines of standard input, read beside everything else: sessions are renewed meanwhile.
-fn orders() -> mpsc::Receiver<String> {
-    let (sender, receiver) = mpsc::channel(1);
-    std::thread::spawn(move || {
-        let lines = std::io::stdin().lock().lines();
-        for line in lines.map_while(Result::ok) {
-            if sender.blocking_send(line).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
 }
 
 fn say(answer: &Answer) -> Result<(), String> {

@@ -5,7 +5,7 @@ use rand::random;
 use tokio_postgres::config::Host;
 use tokio_postgres::{Client, NoTls};
 
-use super::target::{ROW, TABLE};
+use super::target::{ROWS, TABLE};
 
 /// The database, which must not exist.
 const DATABASE: &str = "lockd_demo";
@@ -89,7 +89,7 @@ impl Database {
         let inside = connect(&self.admin_url, Some(DATABASE)).await?;
         let table = format!(
             "create table {TABLE} (id bigint primary key, state text not null);
-             insert into {TABLE} values ({ROW}, 'new');
+             insert into {TABLE} select id, 'new' from generate_series(1, {ROWS}) id;
              grant select, insert, update, delete on {TABLE} to {APPLICATION}"
         );
         run(&inside, &table).await

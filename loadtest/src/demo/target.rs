@@ -20,6 +20,9 @@ pub const TABLE: &str = "public.orders";
 /// Key of the demo's row in PostgreSQL.
 pub const ROW: i64 = 42;
 
+/// Rows that there are, by the numbers from 1.
+pub const ROWS: i64 = 100;
+
 /// Longest problem document that is read, bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 

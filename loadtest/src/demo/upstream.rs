@@ -10,7 +10,7 @@ use gateway::postgres::install::install;
 use super::database::Database;
 use super::target::{TABLE, Target};
 use crate::cell::OwnCell;
-use crate::keeper::{Keeper, Kept};
+use crate::keeper::{KeepOptions, Keeper, Kept};
 use crate::process::{Process, ProcessError};
 
 /// The hidden subcommand that runs a gateway.
@@ -105,7 +105,8 @@ impl Upstream {
         match choice {
             UpstreamChoice::Embedded => start.embedded().await,
             UpstreamChoice::PrivatePostgres => {
-                let keeper = Keeper::start(program, directory, Kept::Postgres, 0).await?;
+                let options = KeepOptions::default();
+                let keeper = Keeper::start(program, directory, Kept::Postgres, &options).await?;
                 let url = keeper.urls().first().cloned().unwrap_or_default();
                 let what = "a PostgreSQL server of its own";
                 let mut upstream = start.postgres(&url, what).await?;

@@ -7,7 +7,7 @@ use lockd_client::{
     AcquireError, Background, Client, ConnectError, LockGuard, ReleaseOutcome, Wait,
 };
 
-use super::{Driver, Guard, Released, Trouble};
+use super::{Driver, Guard, Released, Trouble, Want};
 
 /// How long a request may stay unanswered. Longer than any failover: a client that gave up early
 /// would hide how long one takes.
@@ -87,7 +87,18 @@ impl Driver for LockdDriver {
     type Guard = LockGuard;
 
     async fn acquire(&mut self, lock: &str) -> Result<LockGuard, Trouble> {
-        let lock = self.client.lock(lock).wait(Wait::Forever);
+        self.take(Want::Exclusive(lock)).await
+    }
+
+    async fn take(&mut self, want: Want<'_>) -> Result<LockGuard, Trouble> {
+        let client = &self.client;
+        let lock = match want {
+            Want::Exclusive(lock) => client.lock(lock),
+            Want::Shared(lock) => client.rw_lock(lock).read(),
+            Want::Permit { lock, of } => client.semaphore(lock, of).acquire(),
+            Want::All(locks) => client.all_of(locks),
+        };
+        let lock = lock.wait(Wait::Forever);
         let lock = if self.tickets {
             lock
         } else {
@@ -118,7 +129,19 @@ impl Guard for LockGuard {
         Some(LockGuard::token(self).0)
     }
 
+    fn token_of(&self, lock: usize) -> Option<u64> {
+        self.locks().get(lock).map(|held| held.token.0)
+    }
+
+    fn slot(&self) -> usize {
+        LockGuard::slot(self) as usize
+    }
+
     fn valid_for(&self) -> Duration {
         self.remaining()
+    }
+
+    fn ticket(&self) -> Option<String> {
+        LockGuard::ticket(self).map(|ticket| ticket.as_str().to_owned())
     }
 }

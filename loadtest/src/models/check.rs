@@ -6,11 +6,15 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashSet};
+use std::fmt;
 
-use super::lock::{LockModel, LockState, Op, Ret};
+use super::lock::{LockModel, LockState, Op, Owner, Ret};
 
 /// Configurations that are looked at before the search is given up.
 const CONFIGURATIONS_MAX: usize = 100_000;
+
+/// Operations that are listed in a refusal's description.
+const LISTED_MAX: usize = 12;
 
 /// An operation of a history. Times are of one clock, in any unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +32,8 @@ pub struct Operation {
 pub enum Verdict {
     /// There is such an order.
     Linearizable,
-    /// There is none: this operation, at the latest, cannot have come to what it did. In words,
-    /// with the longest order that was found before it.
-    Refused(String),
+    /// There is none.
+    Refused(Refusal),
     /// The search was given up.
     Undecided,
 }
@@ -40,6 +43,61 @@ impl Verdict {
     #[must_use]
     pub fn is_refused(&self) -> bool {
         matches!(self, Verdict::Refused(_))
+    }
+}
+
+/// Why there is no order: the longest that was found, and what cannot follow it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Operations in that order.
+    pub ordered: usize,
+    /// The lock after them.
+    pub state: LockState,
+    /// What would have to be next, and cannot have come to what it did.
+    pub stuck: Vec<Operation>,
+}
+
+impl Refusal {
+    /// The refusal in lines, with names for owners and for times.
+    #[must_use]
+    pub fn describe(&self, name: &dyn Fn(Owner) -> String, time: &dyn Fn(u64) -> String) -> String {
+        let mut lines = vec![
+            "no order of its operations explains their answers".to_owned(),
+            format!(
+                "  after {} of them it is {},",
+                self.ordered,
+                self.state.describe(name)
+            ),
+            "  and none of these can be next:".to_owned(),
+        ];
+        let line = |operation: &Operation| format!("    {}", operation.describe(name, time));
+        lines.extend(self.stuck.iter().take(LISTED_MAX).map(line));
+        if self.stuck.len() > LISTED_MAX {
+            lines.push(format!("    and {} more", self.stuck.len() - LISTED_MAX));
+        }
+        lines.join("\n")
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |owner: Owner| format!("session {} (owner {})", owner.session, owner.who);
+        f.write_str(&self.describe(&name, &|time| time.to_string()))
+    }
+}
+
+impl Operation {
+    fn describe(&self, name: &dyn Fn(Owner) -> String, time: &dyn Fn(u64) -> String) -> String {
+        let called = time(self.called);
+        match self.returned {
+            Some((at, ret)) => format!(
+                "{called} to {}  {}: {}",
+                time(at),
+                self.op.describe(name),
+                ret.describe()
+            ),
+            None => format!("{called}  {}: no answer", self.op.describe(name)),
+        }
     }
 }
 
@@ -93,7 +151,7 @@ pub fn check(model: LockModel, history: &[Operation]) -> Verdict {
             stack.extend(search.after(&configuration));
         }
     }
-    Verdict::Refused(search.story())
+    Verdict::Refused(search.refusal())
 }
 
 struct Search {
@@ -201,22 +259,15 @@ impl Search {
             .filter(|(at, _)| !from.beyond.contains(at))
     }
 
-    fn story(&self) -> String {
+    fn refusal(&self) -> Refusal {
         let from = &self.furthest;
-        let left: Vec<String> = self
-            .pending(from)
-            .map(|(_, (operation, returned, ret))| {
-                format!(
-                    "{:?}, {} to {returned}: {ret:?}",
-                    operation.op, operation.called
-                )
-            })
-            .collect();
-        format!(
-            "after {} operations the lock is {:?}, and none of these can be next: {}",
-            from.before + from.beyond.len(),
-            from.state,
-            left.join("; ")
-        )
+        Refusal {
+            ordered: from.before + from.beyond.len(),
+            state: from.state.clone(),
+            stuck: self
+                .pending(from)
+                .map(|(_, (operation, ..))| *operation)
+                .collect(),
+        }
     }
 }

@@ -109,6 +109,29 @@ struct Holder {
     fence: Option<u64>,
 }
 
+impl LockState {
+    /// Who holds it, in words, with names for owners.
+    #[must_use]
+    pub fn describe(&self, name: &dyn Fn(Owner) -> String) -> String {
+        if self.holders.is_empty() {
+            return format!("free (highest token so far: {})", self.highest);
+        }
+        let holders = self.holders.iter().map(|(owner, holder)| {
+            let token = match holder.fence {
+                Some(fence) => format!(" under token {fence}"),
+                None => String::new(),
+            };
+            let shared = if holder.shared { ", as shared" } else { "" };
+            let times = match holder.times {
+                1 => String::new(),
+                times => format!(", {times} times"),
+            };
+            format!("held by {}{token}{shared}{times}", name(*owner))
+        });
+        holders.collect::<Vec<_>>().join(" and ")
+    }
+}
+
 impl LockModel {
     /// The state after an operation that came to this, if it can have.
     #[must_use]
@@ -189,6 +212,35 @@ impl Op {
         match self {
             Op::Acquire { .. } => Ret::Granted(None),
             _ => Ret::Done,
+        }
+    }
+
+    /// Who asks for what, in words, with names for owners.
+    #[must_use]
+    pub fn describe(self, name: &dyn Fn(Owner) -> String) -> String {
+        match self {
+            Op::Acquire { owner, shared } => {
+                let shared = if shared { " it as shared" } else { "" };
+                format!("{} acquires{shared}", name(owner))
+            }
+            Op::Release { owner } => format!("{} releases", name(owner)),
+            Op::Downgrade { owner } => format!("{} downgrades", name(owner)),
+            Op::End { session } => {
+                format!("the session of {} ends", name(Owner { session, who: 0 }))
+            }
+        }
+    }
+}
+
+impl Ret {
+    /// The answer, in words.
+    #[must_use]
+    pub fn describe(self) -> String {
+        match self {
+            Ret::Granted(Some(fence)) => format!("granted under token {fence}"),
+            Ret::Granted(None) => "granted".to_owned(),
+            Ret::Done => "done".to_owned(),
+            Ret::Not => "not granted, or not held".to_owned(),
         }
     }
 }

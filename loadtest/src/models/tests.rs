@@ -240,3 +240,34 @@ fn a_long_history_with_much_overlap_is_decided_and_one_fault_in_it_is_found() {
     *ret = Ret::Granted(Some(3));
     refused(LockModel::FENCED_MUTEX, &history);
 }
+
+#[test]
+fn a_refusal_is_told_in_lines_with_names() {
+    let history = [
+        acquire(1, 0, 10, 1),
+        acquire(2, 11, 20, 2),
+        release(1, 21, 30),
+    ];
+    let Verdict::Refused(refusal) = check(LockModel::FENCED_MUTEX, &history) else {
+        panic!("two hold it at the same time");
+    };
+    let name = |owner: Owner| format!("client {}", owner.session);
+    assert_eq!(
+        refusal.describe(&name, &|time| format!("{time} ms")),
+        "no order of its operations explains their answers\n\
+         \x20 after 1 of them it is held by client 1 under token 1,\n\
+         \x20 and none of these can be next:\n\
+         \x20   11 ms to 20 ms  client 2 acquires: granted under token 2"
+    );
+}
+
+#[test]
+fn a_refusal_lists_a_few_of_many() {
+    let mut history = vec![acquire(1, 0, 1, 1)];
+    history.extend((2..50).map(|session| acquire(session, 2, 100, session)));
+    let Verdict::Refused(refusal) = check(LockModel::FENCED_MUTEX, &history) else {
+        panic!("many hold it at the same time");
+    };
+    let text = refusal.to_string();
+    assert!(text.ends_with("and 36 more"), "{text}");
+}

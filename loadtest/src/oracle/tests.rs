@@ -28,8 +28,35 @@ impl Bench {
 
     /// A grant with a lease of one second.
     fn granted(&mut self, client: ClientIndex, lock: LockIndex, token: u64, ms: u64) {
+        let shared = false;
+        self.holds(
+            client,
+            Hold {
+                lock,
+                token,
+                shared,
+            },
+            ms,
+        );
+    }
+
+    /// The same as shared.
+    fn shared(&mut self, client: ClientIndex, lock: LockIndex, token: u64, ms: u64) {
+        let shared = true;
+        self.holds(
+            client,
+            Hold {
+                lock,
+                token,
+                shared,
+            },
+            ms,
+        );
+    }
+
+    fn holds(&mut self, client: ClientIndex, hold: Hold, ms: u64) {
         let (now, until) = (self.at(ms), self.at(ms + 1000));
-        self.oracle.granted(client, lock, token, now, until);
+        self.oracle.granted(client, hold, now, until);
     }
 
     fn lets_go(&mut self, client: ClientIndex, lock: LockIndex, token: u64, ms: u64) {
@@ -208,4 +235,57 @@ fn grants_without_tokens_are_numbered_and_judged_by_who_holds() {
         story.contains("lock 0 hold 4: client 0 was granted it"),
         "{story}"
     );
+}
+
+#[test]
+fn readers_hold_a_lock_together_and_may_learn_of_it_in_any_order() {
+    let mut bench = Bench::new();
+    bench.oracle.asks(A);
+    bench.oracle.asks(B);
+    bench.shared(A, LOCK, 2, 1);
+    bench.shared(B, LOCK, 1, 2);
+    bench.lets_go(A, LOCK, 2, 3);
+    bench.lets_go(B, LOCK, 1, 3);
+    bench.oracle.asks(A);
+    bench.granted(A, LOCK, 3, 4);
+    assert_eq!(bench.violations(), Vec::<&str>::new());
+}
+
+#[test]
+fn a_writer_beside_a_reader_breaks_exclusion_whoever_came_first() {
+    let mut bench = Bench::new();
+    bench.shared(A, LOCK, 1, 1);
+    bench.granted(B, LOCK, 2, 2);
+    bench.assert_one("exclusion: client 1 was granted token 2 while client 0 held the lock");
+    let mut bench = Bench::new();
+    bench.granted(A, LOCK, 1, 1);
+    bench.shared(B, LOCK, 2, 2);
+    bench.assert_one("exclusion: client 1 was granted token 2 while client 0 held the lock");
+}
+
+#[test]
+fn a_reader_s_token_below_that_of_a_writer_breaks_the_lock_s_order() {
+    let mut bench = Bench::new();
+    bench.granted(A, LOCK, 2, 1);
+    bench.lets_go(A, LOCK, 2, 2);
+    bench.shared(B, LOCK, 1, 3);
+    bench.assert_one("order per lock: client 1 was granted token 1 after the lock's token 2");
+}
+
+#[test]
+fn every_lock_of_an_acquisition_of_several_is_judged_by_when_it_was_asked_for() {
+    let mut bench = Bench::new();
+    bench.granted(B, LOCK, 5, 1);
+    bench.lets_go(B, LOCK, 5, 2);
+    bench.oracle.asks(A);
+    bench.granted(A, LOCK, 6, 3);
+    bench.granted(A, OTHER_LOCK, 4, 3);
+    bench.assert_one("order: client 0 was granted token 4, yet token 5 had been received");
+}
+
+#[test]
+fn a_permit_that_does_not_exist_is_a_violation() {
+    let mut bench = Bench::new();
+    bench.oracle.no_such_permit(A, 4, 4);
+    bench.assert_one("exclusion: client 0 was granted permit 4 of 4");
 }

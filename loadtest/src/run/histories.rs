@@ -18,6 +18,7 @@ const OPERATIONS_MAX: usize = 6000;
 /// The histories of a run.
 pub struct Histories {
     begun: Instant,
+    model: LockModel,
     locks: BTreeMap<usize, Vec<Operation>>,
     /// Which session of each client this is: one that had trouble may have lost its session.
     sessions: BTreeMap<usize, u64>,
@@ -28,7 +29,7 @@ pub struct Histories {
 pub struct Asked(Option<(usize, usize)>);
 
 /// What the histories came to.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Judged {
     /// Locks whose histories were looked at.
     pub locks: u64,
@@ -39,11 +40,12 @@ pub struct Judged {
 }
 
 impl Histories {
-    /// Nothing has happened yet.
+    /// Of locks of this kind, to which nothing has happened yet.
     #[must_use]
-    pub fn new(begun: Instant) -> Histories {
+    pub fn new(model: LockModel, begun: Instant) -> Histories {
         Histories {
             begun,
+            model,
             locks: BTreeMap::new(),
             sessions: BTreeMap::new(),
         }
@@ -93,10 +95,15 @@ impl Histories {
         }
     }
 
-    /// A client asks for a lock.
-    pub fn asks(&mut self, client: ClientIndex, lock: LockIndex, at: Instant) -> Asked {
+    /// A client asks for a lock, beside nobody else or as shared.
+    pub fn asks(
+        &mut self,
+        client: ClientIndex,
+        lock: LockIndex,
+        shared: bool,
+        at: Instant,
+    ) -> Asked {
         let owner = self.owner(client);
-        let shared = false;
         self.add(at, lock, Op::Acquire { owner, shared })
     }
 
@@ -127,8 +134,7 @@ impl Histories {
     }
 
     /// Something failed: the client goes on, perhaps with another session.
-    pub fn gives_up(&mut self, client: ClientIndex, lock: LockIndex, from: Instant) {
-        self.may_end(client, lock, from);
+    pub fn goes_on(&mut self, client: ClientIndex) {
         *self.sessions.entry(client.0).or_default() += 1;
     }
 
@@ -137,13 +143,75 @@ impl Histories {
     pub fn judge(&self) -> Judged {
         let mut judged = Judged::default();
         for (lock, operations) in &self.locks {
-            let (verdict, looked_at) = check_beginning(LockModel::FENCED_MUTEX, operations);
+            let (verdict, looked_at) = check_beginning(self.model, operations);
             judged.locks += 1;
             judged.operations += looked_at as u64;
-            if let Verdict::Refused(story) = verdict {
+            if let Verdict::Refused(refusal) = verdict {
+                let story = refusal.describe(&client_name, &seconds);
                 judged.refused.push(format!("lock {lock}: {story}"));
             }
         }
         judged
+    }
+}
+
+/// A client, and which of its sessions, if it has lost one.
+fn client_name(owner: Owner) -> String {
+    let (client, session) = (owner.session >> 32, owner.session & u64::from(u32::MAX));
+    match session {
+        0 => format!("client {client}"),
+        session => format!("client {client} (session {})", session + 1),
+    }
+}
+
+/// When it was, since the run began.
+fn seconds(nanoseconds: u64) -> String {
+    format!("{:.6} s", nanoseconds as f64 / 1e9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_refused_history_is_told_by_clients_and_seconds() {
+        let begun = Instant::now();
+        let at = |ms| begun + Duration::from_millis(ms);
+        let mut histories = Histories::new(LockModel::FENCED_MUTEX, begun);
+        let lock = LockIndex(0);
+        histories.goes_on(ClientIndex(1));
+        let first = histories.asks(ClientIndex(0), lock, false, at(0));
+        histories.granted(first, 1, at(1));
+        let second = histories.asks(ClientIndex(1), lock, false, at(2));
+        histories.granted(second, 2, at(3));
+        let judged = histories.judge();
+        assert_eq!(judged.refused.len(), 1);
+        let lines: Vec<&str> = judged.refused[0].lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "lock 0: no order of its operations explains their answers",
+                "  after 1 of them it is held by client 0 under token 1,",
+                "  and none of these can be next:",
+                "    0.002000 s to 0.003000 s  client 1 (session 2) acquires: granted under token 2",
+            ]
+        );
+    }
+
+    #[test]
+    fn readers_may_overlap_and_a_writer_may_not() {
+        let begun = Instant::now();
+        let at = |ms| begun + Duration::from_millis(ms);
+        let refused = |writes: bool| {
+            let mut histories = Histories::new(LockModel::FENCED_MUTEX, begun);
+            let (lock, shared) = (LockIndex(0), true);
+            let first = histories.asks(ClientIndex(0), lock, shared, at(0));
+            histories.granted(first, 1, at(1));
+            let second = histories.asks(ClientIndex(1), lock, !writes, at(2));
+            histories.granted(second, 2, at(3));
+            histories.judge().refused.len()
+        };
+        assert_eq!((refused(false), refused(true)), (0, 1));
     }
 }

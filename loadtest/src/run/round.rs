@@ -1,16 +1,20 @@
-//! One measurement of whichever lock service: its drivers in a closed loop, a warm-up, the window
-//! that counts, and the report of it.
+//! One measurement of whichever lock service: its drivers, a warm-up, the window that counts, and
+//! the report of it.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use lockd_protocol::NodeId;
 
+use super::arrivals::Rate;
+use super::measure::Measure;
 use super::progress;
-use super::report::{self, Cpu, LeaderKill, Memory, Report, Spread};
+use super::report::{self, Cpu, Generator, LeaderKill, Memory, OpenLoop, Report, Spread, jain};
 use super::spending::{Meter, Spent};
-use super::workload::{self, Phases, Shared, Workload};
+use super::workload::{self, Phases, Plan, Shape, Shared, Workload};
 use crate::cell::{CellError, OwnCell};
 use crate::driver::Driver;
 use crate::machine::{Machine, SyncLatency};
@@ -22,6 +26,10 @@ pub struct Setup {
     pub driver: &'static str,
     /// Which locks the clients want.
     pub workload: Workload,
+    /// The workload's numbers.
+    pub shape: Shape,
+    /// When requests are due; `None`: a closed loop.
+    pub rate: Option<Rate>,
     /// Connections that carry the sessions.
     pub connections: u64,
     /// Whether grants come with their tickets.
@@ -38,6 +46,10 @@ pub struct Setup {
     pub disk: SyncLatency,
     /// When the leader of our own cell is killed, if it is.
     pub kill_leader_at: Option<Duration>,
+    /// Whether to keep the histograms of each interval.
+    pub keep_histograms: bool,
+    /// The `client.toml` of a cell of somebody else's, to see who leads it.
+    pub cell: Option<PathBuf>,
 }
 
 /// Runs one client for each of the drivers. `pids` are the processes whose spending counts as the
@@ -52,20 +64,34 @@ pub async fn measure<D: Driver + 'static>(
     mut cell: Option<&mut OwnCell>,
 ) -> Result<Report, CellError> {
     let clients = drivers.len();
-    let shared = Shared::new(setup.workload, clients, &setup.prefix, setup.hold);
+    let shared = Shared::new(Plan {
+        workload: setup.workload,
+        shape: setup.shape,
+        clients,
+        prefix: setup.prefix.clone(),
+        hold: setup.hold,
+        rate: setup.rate,
+    });
+    if setup.keep_histograms {
+        shared.measure.borrow_mut().keep_histograms();
+    }
+    let config = cell.as_ref().map(|cell| cell.client_config().to_owned());
+    let config = config.or_else(|| setup.cell.clone());
+    let measured_at = SystemTime::now();
     let conductor = async {
         let mut conduct = pin!(conduct(setup, &shared, pids, cell.as_deref_mut()));
         tokio::select! {
             outcome = &mut conduct => outcome,
-            () = progress::show(&shared, setup.phases) => conduct.await,
+            () = progress::show(&shared, setup, config.as_deref()) => conduct.await,
         }
     };
-    let (outcome, unfinished) = workload::closed_loop(drivers, &shared, conductor).await;
+    let (outcome, unfinished) = workload::run_clients(drivers, &shared, conductor).await;
     let (spent, killed) = outcome?;
     if let Some(cell) = cell {
         cell.check()?;
     }
     let outcome = Outcome {
+        measured_at,
         spent,
         killed,
         unfinished,
@@ -82,7 +108,8 @@ async fn conduct(
 ) -> Result<(Spent, Option<(NodeId, Duration)>), CellError> {
     tokio::time::sleep(setup.phases.warmup).await;
     let begin = Instant::now();
-    shared.measure.borrow_mut().begin(begin);
+    let planned = setup.phases.duration;
+    shared.measure.borrow_mut().begin(begin, planned);
     let mut meter = Meter::begin(pids);
     let mut killed = None;
     if let (Some(at), Some(cell)) = (setup.kill_leader_at, cell) {
@@ -90,16 +117,18 @@ async fn conduct(
         let leader = cell.leader().await?;
         meter.look();
         cell.kill(leader);
-        shared.measure.borrow_mut().mark();
+        let what = format!("node {}, the leader, was killed", leader.0);
+        shared.measure.borrow_mut().mark(Instant::now(), what);
         killed = Some((leader, begin.elapsed()));
     }
-    tokio::time::sleep(setup.phases.duration.saturating_sub(begin.elapsed())).await;
-    shared.measure.borrow_mut().end(Instant::now());
+    tokio::time::sleep(planned.saturating_sub(begin.elapsed())).await;
+    shared.end(Instant::now());
     Ok((meter.end(), killed))
 }
 
 /// What a measurement gave beside the counters.
 struct Outcome {
+    measured_at: SystemTime,
     spent: Spent,
     killed: Option<(NodeId, Duration)>,
     unfinished: usize,
@@ -111,15 +140,25 @@ fn report(setup: &Setup, clients: usize, shared: &Shared, outcome: &Outcome) -> 
     let histories = shared.histories.borrow().judge();
     let spent = outcome.spent;
     let cycles = measure.cycles();
-    let seconds = measure.duration().as_secs_f64();
-    let (min, max) = measure.cycles_of_clients();
+    let seconds = measure.duration().as_secs_f64().max(f64::MIN_POSITIVE);
     let per_cycle = |cpu: Duration| cpu.as_secs_f64() * 1e6 / cycles.max(1) as f64;
-    let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let open_loop = setup.rate.map(|rate| open_loop(rate, &measure));
+    let lag = open_loop.is_some().then(|| measure.schedule().lag());
     Report {
         schema: report::SCHEMA,
-        version: env!("CARGO_PKG_VERSION"),
-        workload: setup.workload.name(),
-        driver: setup.driver,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        measured_at: humantime::format_rfc3339_seconds(outcome.measured_at).to_string(),
+        workload: setup.workload.name().to_owned(),
+        shape: setup.shape,
+        driver: setup.driver.to_owned(),
+        kind: if open_loop.is_some() {
+            "open"
+        } else {
+            "closed"
+        }
+        .to_owned(),
+        open_loop,
+        generator: Generator::new(spent.client_cpu.as_secs_f64() / seconds, lag),
         clients: clients as u64,
         connections: setup.connections,
         tickets: setup.tickets,
@@ -128,9 +167,12 @@ fn report(setup: &Setup, clients: usize, shared: &Shared, outcome: &Outcome) -> 
         warmup_s: setup.phases.warmup.as_secs_f64(),
         duration_s: seconds,
         cycles,
-        cycles_per_s: cycles as f64 / seconds.max(f64::MIN_POSITIVE),
-        cycles_per_client: Spread { min, max },
+        cycles_per_s: cycles as f64 / seconds,
+        cycles_per_client: spread(measure.cycles_of_clients()),
+        fairness_jain: jain(measure.cycles_of_clients()),
+        handovers_per_s: measure.handovers() as f64 / seconds,
         acquire_us: measure.acquire(),
+        acquire_spectrum: measure.acquire_spectrum(),
         release_us: measure.release(),
         cpu_us_per_cycle: Cpu {
             servers: spent.servers_cpu.map(per_cycle),
@@ -140,9 +182,11 @@ fn report(setup: &Setup, clients: usize, shared: &Shared, outcome: &Outcome) -> 
             servers: spent.servers_memory,
             client: spent.client_memory,
         },
-        other_load_cores: spent.others_cpu.as_secs_f64() / seconds.max(f64::MIN_POSITIVE),
-        disk_sync_us: setup.disk,
+        other_load_cores: spent.others_cpu.as_secs_f64() / seconds,
+        disk_sync_us: setup.disk.clone(),
         longest_gap_ms: milliseconds(measure.longest_gap()),
+        intervals: measure.intervals().to_vec(),
+        faults: measure.faults().to_vec(),
         leader_killed: outcome.killed.map(|(node, at)| LeaderKill {
             node: node.0,
             at_s: at.as_secs_f64(),
@@ -154,5 +198,31 @@ fn report(setup: &Setup, clients: usize, shared: &Shared, outcome: &Outcome) -> 
         histories,
         violation_details: oracle.stories().to_vec(),
         machine: Machine::describe(),
+        server_versions: BTreeMap::new(),
+        interval_log: measure.interval_log().map(str::to_owned),
     }
+}
+
+fn open_loop(rate: Rate, measure: &Measure) -> OpenLoop {
+    let schedule = measure.schedule();
+    OpenLoop {
+        rate_per_s: rate.per_second,
+        arrivals: rate.spacing.name().to_owned(),
+        due: schedule.due,
+        late: schedule.late,
+        skipped: schedule.skipped,
+        delay_us: schedule.delay(),
+    }
+}
+
+fn spread(cycles: &[u64]) -> Spread {
+    let each = || cycles.iter().copied();
+    Spread {
+        min: each().min().unwrap_or(0),
+        max: each().max().unwrap_or(0),
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
 }

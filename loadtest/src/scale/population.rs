@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::ScaleArgs;
 use crate::machine::{latencies, nanoseconds};
-use crate::run::measure::Latency;
+use crate::run::latency::Latency;
 
 /// Longer than any pause that the cell makes: what is measured is to be seen, not given up.
 const PATIENCE: Duration = Duration::from_secs(120);

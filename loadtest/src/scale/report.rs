@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{ScaleArgs, ScaleError};
 use crate::machine::Machine;
-use crate::run::measure::Latency;
+use crate::run::latency::Latency;
 use crate::terminal::print_line;
 
 /// Version of the JSON. Fields may be added under the same version, never changed.

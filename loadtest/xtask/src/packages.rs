@@ -19,6 +19,10 @@ const PACKAGES: &[(&str, &[&str])] = &[
     // With it the tests have sessions share connections to PostgreSQL.
     ("pgbouncer", &["pgbouncer"]),
     ("redis-server", &["redis-server", "redis-cli"]),
+    ("etcd-server", &["etcd"]),
+    // ZooKeeper is its jars and a virtual machine; its own package would bring a desktop's as well.
+    ("default-jre-headless", &["java"]),
+    ("libzookeeper-java", &["zookeeper.jar"]),
     // With it the tests have a running node's calls to the kernel fail or hang.
     ("strace", &["strace"]),
     // With it the tests move a node's wall clock.
@@ -32,8 +36,9 @@ const DEBIAN_VERSIONS: &str = "/usr/lib/postgresql";
 const CLUSTER_SETTINGS: &str = "/etc/postgresql-common/createcluster.conf";
 
 /// A link to nowhere in these places tells systemd not to start the packages' servers.
-const UNITS: [&str; 3] = [
+const UNITS: [&str; 4] = [
     "/etc/systemd/system/pgbouncer.service",
+    "/etc/systemd/system/etcd.service",
     "/etc/systemd/system/redis-server.service",
     "/etc/systemd/system/mariadb.service",
 ];
@@ -130,10 +135,10 @@ fn missing_from(programs: &[&'static str], directories: &[PathBuf]) -> Vec<&'sta
 fn search_path() -> Vec<PathBuf> {
     let versions = std::fs::read_dir(DEBIAN_VERSIONS).into_iter().flatten();
     let debian = versions.flatten().map(|version| version.path().join("bin"));
-    // Servers are there, where a user's PATH may not lead.
-    let servers = [PathBuf::from("/usr/sbin")];
+    // Servers are there, where a user's PATH may not lead, and Java's programs.
+    let others = ["/usr/sbin", "/usr/share/java"].map(PathBuf::from);
     let path = path_directories().into_iter();
-    path.chain(servers).chain(debian).collect()
+    path.chain(others).chain(debian).collect()
 }
 
 fn path_directories() -> Vec<PathBuf> {

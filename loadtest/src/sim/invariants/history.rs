@@ -17,13 +17,13 @@ pub(crate) fn judge(histories: &Histories) -> Result<u64, super::Violation> {
         };
         let (verdict, operations) = models::check_beginning(model, &history.operations);
         judged += operations as u64;
-        if let models::Verdict::Refused(story) = verdict {
-            refused(lock.as_str(), &story)?;
+        if let models::Verdict::Refused(refusal) = verdict {
+            refused(lock.as_str(), &refusal)?;
         }
     }
     Ok(judged)
 }
 
-fn refused(lock: &str, story: &str) -> Verdict {
-    must(false, NAME, || format!("{lock}: {story}"))
+fn refused(lock: &str, refusal: &models::Refusal) -> Verdict {
+    must(false, NAME, || format!("{lock}: {refusal}"))
 }
