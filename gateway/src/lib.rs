@@ -26,8 +26,8 @@
 //! - A fence belongs to one database. It is moved with it by a backup or a failover; the cell is
 //!   asked afterwards what is still granted.
 //! - Two locks that cover the same table do not order each other's writes.
-//! - In front of HTTP servers ([`http`]) there is no fence, only an order: the guarantee above holds
-//!   as far as the operator's settle time is true.
+//! - In front of HTTP servers ([`http`]) there is no fence, only an order: the guarantee above
+//!   holds as far as the operator's settle time is true.
 //!
 //! `docs/gateway.md` is the guide for operators and application programmers.
 //!

@@ -349,8 +349,8 @@ impl World {
             // Without an owner nobody notices a deadlock, but who keeps to an order has none.
             let in_order = it.held[0].locks.iter().all(|first| first.lock < second);
             if in_order || what.owner.is_some() {
-                // An owner may wait for a holder without one, of whom nobody knows what it waits for:
-                // only the limit of one of them ends that.
+                // An owner may wait for a holder without one, of whom nobody knows what it waits
+                // for: only the limit of one of them ends that.
                 let wait = match in_order {
                     true => Wait::For(Millis(self.plan.ttl_ms / 4)),
                     false => Wait::Forever,

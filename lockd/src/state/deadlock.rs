@@ -1,18 +1,18 @@
 //! Waits that would never end.
 //!
-//! A wait can end when those go on whom it waits for: all who hold an exclusive lock or stand before
-//! it in the queue, but only one of those who hold the permits of a semaphore, and only those at one
-//! lock of several that would do.
+//! A wait can end when those go on whom it waits for: all who hold an exclusive lock or stand
+//! before it in the queue, but only one of those who hold the permits of a semaphore, and only
+//! those at one lock of several that would do.
 //!
-//! Whoever *stands in a queue* goes on when its own wait ends. Whoever *holds* something may give it
-//! back at any time, and so can go on, with one exception: an *owner* within a session does one thing
-//! after the other, so as long as it waits it gives nothing back. Of a holder without an owner nobody
-//! knows what it does meanwhile. So no wait is refused that could have ended.
+//! Whoever *stands in a queue* goes on when its own wait ends. Whoever *holds* something may give
+//! it back at any time, and so can go on, with one exception: an *owner* within a session does one
+//! thing after the other, so as long as it waits it gives nothing back. Of a holder without an
+//! owner nobody knows what it does meanwhile. So no wait is refused that could have ended.
 //!
-//! Only a new wait of an owner can close a circle: a grant, a release or the end of a wait takes away
-//! what somebody waits for, and for a wait without an owner nobody waits yet. So the look is taken when
-//! an owner's wait begins, along the waits from there on; most of the time it ends at the first holder,
-//! who does not wait.
+//! Only a new wait of an owner can close a circle: a grant, a release or the end of a wait takes
+//! away what somebody waits for, and for a wait without an owner nobody waits yet. So the look is
+//! taken when an owner's wait begins, along the waits from there on; most of the time it ends at
+//! the first holder, who does not wait.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -290,9 +290,9 @@ impl Schedule {
     }
 }
 
-/// Whether the wait of an owner would never end, found by trying: whatever is held is given back, but
-/// for what owners hold who wait, as often as anything is. `None`: it would not wait, or it has no
-/// owner.
+/// Whether the wait of an owner would never end, found by trying: whatever is held is given back,
+/// but for what owners hold who wait, as often as anything is. `None`: it would not wait, or it has
+/// no owner.
 fn could_never_end(bench: &Bench, session: u64, acquire: &Acquire) -> Option<bool> {
     acquire.owner.as_ref()?;
     let mut state = bench.state.clone();
