@@ -26,6 +26,8 @@
 //! - A fence belongs to one database. It is moved with it by a backup or a failover; the cell is
 //!   asked afterwards what is still granted.
 //! - Two locks that cover the same table do not order each other's writes.
+//! - In front of HTTP servers ([`http`]) there is no fence, only an order: the guarantee above holds
+//!   as far as the operator's settle time is true.
 //!
 //! `docs/gateway.md` is the guide for operators and application programmers.
 //!
@@ -34,7 +36,8 @@
 //! [`fence`] is the decision core, without I/O: start there. [`store`] is the smallest complete
 //! upstream, a key-value store over HTTP. [`postgres`] is the one that matters: its `sql/fence.sql`
 //! is the fence in the database, and the relay around it knows as little of the protocol as it can.
-//! [`mysql`] has the same fence in MariaDB, [`redis`] has it in a server's access list.
+//! [`mysql`] has the same fence in MariaDB, [`redis`] has it in a server's access list. [`http`] is
+//! for servers that can have none: it keeps the order of writes itself, which is weaker.
 //! [`config`], [`rules`], [`tickets`], [`cell`], [`findings`], `admission` and `net` are what they
 //! share; [`server`] and [`cli`] make processes of them.
 
@@ -46,10 +49,12 @@ pub mod fence;
 pub mod findings;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+pub mod http;
 pub mod limits;
 pub mod mysql;
 pub(crate) mod net;
 pub mod postgres;
+pub(crate) mod problem;
 pub mod redis;
 pub mod rules;
 pub mod server;

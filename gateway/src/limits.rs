@@ -128,6 +128,35 @@ pub const STORE_BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Most writes that wait for the store's writer; further ones wait in their connections.
 pub const STORE_QUEUE_MAX: usize = 1024;
 
+/// Most locks that the order of an HTTP upstream remembers. Idle ones beyond are forgotten, and the
+/// cell is asked for them when they come again.
+pub const LANES_MAX: usize = 100_000;
+
+/// Longest path of a request to an HTTP upstream that rules are matched with, bytes as sent.
+pub const PATH_BYTES_MAX: usize = 8 * 1024;
+
+/// How long a protected write may take from being sent to the end of its answer, unless configured.
+pub const ANSWER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+
+/// Pieces of an answer that wait for a client which does not read.
+pub const ANSWER_PIECES_AHEAD: usize = 16;
+
+/// TTL of the session under which a gateway is the active one. After it was killed, another one
+/// follows this much later at most, and then waits for the settle time.
+pub const ACTIVE_TTL: Duration = Duration::from_secs(5);
+
+/// How long to wait before the lock of the active gateway is asked for again after an error.
+pub const ACTIVE_PAUSE: Duration = Duration::from_secs(1);
+
+/// When a client may try again that came while another gateway is active, seconds.
+pub const STANDBY_RETRY_SECONDS: u64 = 2;
+
+/// Longest line on a control socket, bytes.
+pub const CONTROL_LINE_BYTES_MAX: usize = 64 * 1024;
+
+/// How long one conversation on a control socket may take.
+pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Most marks in one answer that lists fences.
 pub const FENCES_LISTED_MAX: usize = 10_000;
 

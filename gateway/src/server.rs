@@ -9,16 +9,18 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cell::LockdCell;
 use crate::config::{
-    Config, ConfigError, MysqlConfig, PostgresConfig, RedisConfig, StoreConfig, Upstream,
+    Config, ConfigError, HttpConfig, MysqlConfig, PostgresConfig, RedisConfig, StoreConfig,
+    Upstream,
 };
 use crate::findings::{Finding, Severity};
+use crate::http;
 use crate::mysql;
 use crate::postgres::admin::AdminError;
 use crate::postgres::check::{self, CheckError};
 use crate::postgres::{Gateway, eager};
 use crate::redis;
 use crate::store::engine::{OpenError, Store};
-use crate::store::http::{self, Service};
+use crate::store::http::{self as store_http, Service};
 use crate::tickets;
 use crate::tls::{self, TlsError};
 
@@ -54,6 +56,12 @@ pub enum ServeError {
     /// The Redis server cannot be reached or used.
     #[error(transparent)]
     Redis(#[from] redis::link::LinkError),
+    /// The HTTP server cannot be reached.
+    #[error(transparent)]
+    Http(#[from] http::upstream::DialError),
+    /// The control socket cannot be used.
+    #[error(transparent)]
+    Control(#[from] http::control::ControlError),
     /// The fence does not hold there.
     #[error("{0}; `gateway check` tells everything that is missing")]
     Unguarded(String),
@@ -73,6 +81,24 @@ impl From<redis::check::CheckError> for ServeError {
         match error {
             redis::check::CheckError::Tls(error) => ServeError::Tls(error),
             redis::check::CheckError::Server(error) => ServeError::Redis(error),
+        }
+    }
+}
+
+impl From<http::check::CheckError> for ServeError {
+    fn from(error: http::check::CheckError) -> ServeError {
+        match error {
+            http::check::CheckError::Tls(error) => ServeError::Tls(error),
+            http::check::CheckError::Server(error) => ServeError::Http(error),
+        }
+    }
+}
+
+impl From<http::MakeError> for ServeError {
+    fn from(error: http::MakeError) -> ServeError {
+        match error {
+            http::MakeError::Tls(error) => ServeError::Tls(error),
+            http::MakeError::Control(error) => ServeError::Control(error),
         }
     }
 }
@@ -152,13 +178,17 @@ pub async fn bind(config: &Config) -> Result<(SocketAddr, Serving), ServeError> 
             let gateway = Arc::new(redis_gateway(config, redis).await?);
             Box::new(|listener| Box::pin(gateway.serve(listener)))
         }
+        Upstream::Http(http) => {
+            let gateway = Arc::new(http_gateway(config, http).await?);
+            Box::new(|listener| Box::pin(gateway.serve(listener)))
+        }
         Upstream::Store(store) => {
             let service = Arc::new(store_service(config, store)?);
             let tls = match &config.tls {
                 Some(files) => Some(tls::acceptor(files, &[b"http/1.1"])?),
                 None => None,
             };
-            Box::new(|listener| Box::pin(http::serve(listener, service, tls)))
+            Box::new(|listener| Box::pin(store_http::serve(listener, service, tls)))
         }
     };
     let address = config.listen;
@@ -207,6 +237,14 @@ async fn redis_gateway(config: &Config, redis: &RedisConfig) -> Result<redis::Ga
     let gateway = redis::Gateway::new(config, redis, verifier, cell)?;
     gateway.admin().ping().await?;
     Ok(gateway)
+}
+
+/// The order of writes in front of a server that knows nothing of it.
+async fn http_gateway(config: &Config, http: &HttpConfig) -> Result<http::Gateway, ServeError> {
+    let verifier = tickets::verifier(&config.cell)?;
+    insist(http::check::check(http).await?)?;
+    let cell = Arc::new(LockdCell::new(config.cell.clone()));
+    Ok(http::Gateway::new(config, http, verifier, cell)?)
 }
 
 /// Notes are for the log; a problem keeps the gateway from serving.

@@ -1,5 +1,5 @@
-//! What the fence costs the server, in CPU time of the backend that serves one session: a row that is
-//! updated again and again, each update a transaction of its own. A measurement, run by hand:
+//! What the fence costs the server, in CPU time of the backend that serves one session: a row that
+//! is updated again and again, each update a transaction of its own. A measurement, run by hand:
 //! `cargo test --release -p gateway --test transaction_cost -- --ignored --nocapture`.
 // Helpers are outside of test functions; a failed one fails its test.
 #![allow(clippy::unwrap_used)]

@@ -83,14 +83,14 @@ pub struct CompareArgs {
     pub endpoints: Vec<Endpoint>,
     /// Instead of the cycles: have holders of a lock meet with accidents between reading a row and
     /// writing it, and count the writes that are lost by that.
-    #[arg(long, conflicts_with_all = ["failover", "endpoints", "csv", "html"])]
+    #[arg(long, conflicts_with_all = ["failover", "endpoints", "rate", "csv", "html"])]
     pub accident: bool,
     /// Which accidents [default: all].
     #[arg(long, value_enum, value_delimiter = ',', requires = "accident")]
     pub accidents: Vec<Accident>,
     /// Instead of the cycles: kill and pause the leaders of the clusters, and measure for how long
     /// nobody is granted a lock.
-    #[arg(long, conflicts_with_all = ["endpoints", "csv", "html"])]
+    #[arg(long, conflicts_with_all = ["endpoints", "rate", "csv", "html"])]
     pub failover: bool,
     /// Holders for each accident, or leaders that each cluster loses in each way.
     #[arg(long, default_value_t = 10,

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use loadtest::cluster::Timeouts;
 use loadtest::compare::accident::holder::{self, HolderArgs};
+use loadtest::compare::outcome::Outcome;
 use loadtest::compare::{self, CompareArgs};
 use loadtest::demo::actor::{self, ActorArgs};
 use loadtest::demo::{self, DemoArgs, DemoError};
@@ -187,8 +188,8 @@ async fn compare_all(arguments: &CompareArgs) -> Result<ExitCode, String> {
         () = interrupted()? => return Ok(ExitCode::from(INTERRUPTED)),
     };
     run::write_report(&comparison, arguments.json.as_deref()).map_err(|e| e.to_string())?;
-    if let Some(cycles) = comparison.cycles() {
-        let files = arguments.files.write(&cycles.into());
+    if let Outcome::Cycles(comparison) = &comparison {
+        let files = arguments.files.write(&comparison.into());
         files.map_err(|e| e.to_string())?;
     }
     if comparison.passed() && !comparison.is_complete() {

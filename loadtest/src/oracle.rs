@@ -16,8 +16,9 @@
 //! - **Release.** A release that is answered while the lease still runs is not answered with
 //!   "not held".
 //!
-//! Each permit of a semaphore is a lock here. A service without tokens is judged by the last two alone: the oracle numbers its grants in the
-//! order in which they are received, which breaks no rule of order.
+//! Each permit of a semaphore is a lock here. A service without tokens is judged by the last two
+//! alone: the oracle numbers its grants in the order in which they are received, which breaks no
+//! rule of order.
 //!
 //! It has no clock and does no I/O. It must stay cheap: it runs inside the measured loop.
 

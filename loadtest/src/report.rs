@@ -1,5 +1,5 @@
-//! `loadtest report`: reads results, shows them, holds two against each other, and fails if a figure
-//! has become worse by more than it may.
+//! `loadtest report`: reads results, shows them, holds two against each other, and fails if a
+//! figure has become worse by more than it may.
 
 pub mod chart;
 pub mod csv;
@@ -29,8 +29,8 @@ pub struct ReportArgs {
     #[arg(value_name = "B.json")]
     pub second: Option<PathBuf>,
     /// Exit with 1 if a median of the second result is further from that of the first than this:
-    /// `p99+10%`, `cycles-5%`. Figures: cycles, p50, p99, p99.9, max (of the latency of grants), cpu
-    /// (for each cycle), memory (of the servers). Can be repeated.
+    /// `p99+10%`, `cycles-5%`. Figures: cycles, p50, p99, p99.9, max (of the latency of grants),
+    /// cpu (for each cycle), memory (of the servers). Can be repeated.
     #[arg(long, value_name = "FIGURE±N%", requires = "second")]
     pub fail_if: Vec<Threshold>,
     /// Files to be written.

@@ -119,6 +119,38 @@ fn rounds_alternate_between_peers() {
 }
 
 #[test]
+fn an_open_loop_puts_the_same_rate_on_each_and_lockd_alone_has_semaphores() {
+    let output = run(&short(&[
+        "--peers=redis",
+        "--workloads=uncontended,semaphore",
+        "--clients=2",
+        "--rate=100",
+        "--duration=1s",
+        "--json=-",
+    ]));
+    // Redis was asked for by its name, and is not measured with all workloads.
+    assert_eq!(output.status.code(), Some(3), "{}", printed(&output));
+    let json = json(&output);
+    let rows = json["rows"].as_array().unwrap();
+    let why = "semaphore is driven on lockd alone";
+    for (row, not_measured) in rows.iter().zip([None, None, None, Some(why)]) {
+        assert_eq!(row["not_measured"].as_str(), not_measured, "{row}");
+        if not_measured.is_none() {
+            let round = &row["rounds"][0];
+            assert_eq!(round["loop"], "open");
+            assert_eq!(round["open_loop"]["rate_per_s"], 100.0);
+            assert!(round["open_loop"]["due"].as_u64() > Some(0), "{row}");
+            assert!(round["cycles"].as_u64() > Some(0), "{row}");
+        }
+    }
+    let redis = &rows[1]["rounds"][0]["server_versions"]["redis-server"];
+    assert!(
+        redis.as_str().is_some_and(|it| it.contains("v=")),
+        "{redis}"
+    );
+}
+
+#[test]
 fn a_service_that_grants_twice_fails_the_comparison_with_the_history_that_shows_it() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("result.json");

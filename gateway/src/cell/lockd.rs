@@ -2,13 +2,15 @@
 //! gateway starts, and serves what is admitted already, without a cell.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
-use lockd_client::{Client, ClientConfig, Wait};
+use lockd_client::{Client, ClientConfig, LockGuard, Wait};
 use lockd_protocol::types::{LockName, Token};
 use tokio::sync::OnceCell;
 
-use super::{Answer, Cell, CellError};
+use super::{Answer, Cell, CellError, Hold};
+use crate::limits::ACTIVE_TTL;
 
 /// TTL of the session that draws a token. It holds its lock for a moment only.
 const DRAW_TTL: Duration = Duration::from_secs(5);
@@ -83,6 +85,43 @@ impl Cell for LockdCell {
             }
             Ok(token)
         })
+    }
+
+    fn hold<'a>(&'a self, lock: &'a LockName) -> Answer<'a, Box<dyn Hold>> {
+        Box::pin(async move {
+            let client = self.client().await?;
+            let session = client
+                .session()
+                .ttl(ACTIVE_TTL)
+                .description("gateway, active");
+            let session = session.open().await.map_err(failed)?;
+            let guard = session.lock(lock).without_ticket().acquire().await;
+            let hold: Box<dyn Hold> = Box::new(Held {
+                guard: guard.map_err(failed)?,
+                _session: session,
+            });
+            Ok(hold)
+        })
+    }
+}
+
+/// A lock, and the session that it is held by.
+struct Held {
+    guard: LockGuard,
+    _session: Client,
+}
+
+impl Hold for Held {
+    fn token(&self) -> Token {
+        self.guard.token()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.guard.check().map_err(|reason| reason.to_string())
+    }
+
+    fn lost(&self) -> Pin<Box<dyn Future<Output = String> + Send + '_>> {
+        Box::pin(async { self.guard.lost().await.to_string() })
     }
 }
 

@@ -17,10 +17,14 @@ use crate::server;
 pub(super) struct DevArgs {
     /// Your PostgreSQL server in place of the embedded store; the fence is installed there, so
     /// this has to be an administrator: postgres://user:password@host:port/database.
-    #[arg(long, value_name = "URL", requires = "guard")]
+    #[arg(long, value_name = "URL", requires = "guard", conflicts_with = "http")]
     postgres: Option<String>,
-    /// With --postgres: a table and the locks that cover it, as in public.orders=orders/%.
-    #[arg(long, value_name = "TABLE=LOCK", requires = "postgres")]
+    /// Your HTTP server in place of the embedded store, as in http://127.0.0.1:9000.
+    #[arg(long, value_name = "URL", requires = "guard")]
+    http: Option<String>,
+    /// With --postgres, a table and the locks that cover it, as in public.orders=orders/%; with
+    /// --http, a path, as in /orders/{id}=orders/{id}.
+    #[arg(long, value_name = "WHAT=LOCK")]
     guard: Vec<String>,
     /// A lock service that runs already (its client.toml), in place of one in this process.
     #[arg(long, value_name = "FILE")]
@@ -67,24 +71,37 @@ impl DevArgs {
     ) -> Result<String, Failure> {
         let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
         let mut text = format!("listen = \"{}\"\n", self.listen);
-        match &self.postgres {
-            None => {
+        match (&self.postgres, &self.http) {
+            (None, Some(url)) => {
+                let control = data.join("gateway.sock");
+                text += &format!(
+                    "[http]\nurl = {}\nlock = \"gateways/dev\"\nsettle = \"2s\"\ncontrol = {}\n",
+                    quoted(url),
+                    quoted(&control.to_string_lossy())
+                );
+            }
+            (None, None) => {
                 let data = data.join("store");
                 text += &format!("[store]\ndata = {}\n", quoted(&data.to_string_lossy()));
             }
-            Some(url) => {
+            (Some(url), _) => {
                 let url = quoted(url);
                 text += &format!("[postgres]\nurl = {url}\nallow_superusers = true\n");
             }
         }
+        let what = match (&self.postgres, &self.http) {
+            (None, None) => "key",
+            (None, Some(_)) => "path",
+            (Some(_), _) => "table",
+        };
         for guard in &self.guard {
-            let (table, lock) = guard.split_once('=').ok_or_else(|| Failure {
+            let (resource, lock) = guard.split_once('=').ok_or_else(|| Failure {
                 code: CONFIG,
-                message: format!("--guard {guard}: write TABLE=LOCK, as in public.orders=orders/%"),
+                message: format!("--guard {guard}: write WHAT=LOCK, as in public.orders=orders/%"),
             })?;
             text += &format!(
-                "[[guard]]\ntable = {}\nlock = {}\n",
-                quoted(table),
+                "[[guard]]\n{what} = {}\nlock = {}\n",
+                quoted(resource),
                 quoted(lock)
             );
         }

@@ -24,7 +24,7 @@ pub(super) fn run(file: &Path, print: bool, admin: Option<&str>) -> Result<(), F
             into_redis(&config, admin)?;
             println!("installed; {} guard rules hold", config.guards.len());
         }
-        Upstream::Store(_) => return Err(nothing_to_install(file)),
+        Upstream::Store(_) | Upstream::Http(_) => return Err(nothing_to_install(file)),
     }
     Ok(())
 }

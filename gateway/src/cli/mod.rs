@@ -47,7 +47,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Serves for trying things out: a lock service and a store, or your PostgreSQL.
+    /// Serves for trying things out: a lock service and a store, your PostgreSQL, or your HTTP
+    /// server.
     Dev(dev::DevArgs),
     /// Puts the fence into the server, and what the guard rules name under guard.
     Install {
@@ -68,6 +69,16 @@ enum Command {
         /// The configuration file.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+    },
+    /// Vouches that no write in doubt will take effect any more, so that newer tokens are taken:
+    /// for an HTTP server, whose gateway cannot know.
+    Settle {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Of this lock only; otherwise of all, and of what an earlier gateway may have sent.
+        #[arg(long, value_name = "NAME")]
+        lock: Option<String>,
     },
     /// Lists the highest token admitted for each lock.
     Fences {
@@ -118,17 +129,18 @@ impl Command {
                 admin,
             } => install::run(&config, print, admin.as_deref()),
             Command::Check { config } => report::check(&config),
+            Command::Settle { config, lock } => report::settle(&config, lock),
             Command::Fences { config, json } => report::fences(&config, json),
         }
     }
 }
 
-/// The embedded store has its fence built in.
+/// The embedded store has its fence built in; an HTTP server gets none.
 fn nothing_to_install(file: &Path) -> Failure {
     Failure {
         code: CONFIG,
         message: format!(
-            "{}: names no server, and the store needs nothing",
+            "{}: nothing has to be installed: it names the store or an HTTP server",
             file.display()
         ),
     }
@@ -169,6 +181,7 @@ impl From<ServeError> for Failure {
             ServeError::Upstream(error) => admin_code(error),
             ServeError::Mysql(error) => mysql_code(error),
             ServeError::Redis(error) => link_code(error),
+            ServeError::Http(_) => UNREACHABLE,
             _ => CONFIG,
         };
         Failure {
@@ -208,11 +221,12 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    const GUIDES: [&str; 4] = [
+    const GUIDES: [&str; 5] = [
         include_str!("../../../docs/gateway.md"),
         include_str!("../../../docs/gateway-transaction.md"),
         include_str!("../../../docs/gateway-mysql.md"),
         include_str!("../../../docs/gateway-redis.md"),
+        include_str!("../../../docs/gateway-http.md"),
     ];
 
     /// The blocks of this language in a guide.

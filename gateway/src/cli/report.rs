@@ -6,16 +6,17 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{CHECK_FAILED, Failure, UNREACHABLE, nothing_to_install, runtime};
+use super::{CHECK_FAILED, CONFIG, Failure, UNREACHABLE, nothing_to_install, runtime};
 use crate::cell::StaticCell;
-use crate::config::{Config, PostgresConfig, RedisConfig, Upstream};
+use crate::config::{Config, HttpConfig, PostgresConfig, RedisConfig, Upstream};
 use crate::findings::Severity;
+use crate::http::control::{Question, Reply};
 use crate::limits::FENCES_LISTED_MAX;
 use crate::postgres::Gateway;
 use crate::server::ServeError;
 use crate::store::engine::Store;
 use crate::tickets;
-use crate::{mysql, postgres, redis};
+use crate::{http, mysql, postgres, redis};
 
 /// Prints what is missing and what mends it.
 pub(super) fn check(file: &Path) -> Result<(), Failure> {
@@ -31,6 +32,10 @@ pub(super) fn check(file: &Path) -> Result<(), Failure> {
         Upstream::Redis(config) => {
             let findings = runtime()?.block_on(redis::check::check(&config));
             (findings.map_err(ServeError::from)?, config.guards.len())
+        }
+        Upstream::Http(config) => {
+            let findings = runtime()?.block_on(http::check::check(&config));
+            (findings.map_err(ServeError::from)?, config.rules.count())
         }
         Upstream::Store(_) => return Err(nothing_to_install(file)),
     };
@@ -78,6 +83,7 @@ pub(super) fn fences(file: &Path, as_json: bool) -> Result<(), Failure> {
             marks.into_iter().map(Fence::from).collect()
         }
         Upstream::Redis(server) => of_redis(&config, server)?,
+        Upstream::Http(server) => of_http(file, server)?,
         Upstream::Store(store) => {
             let (store, _writer) = Store::open(&store.data).map_err(ServeError::Store)?;
             let marks = store.marks().map_err(unreachable)?;
@@ -138,6 +144,62 @@ fn of_redis(config: &Config, server: &RedisConfig) -> Result<Vec<Fence>, Failure
         sessions: Some((i64::try_from(mark.sessions).unwrap_or(i64::MAX), 0)),
     };
     Ok(marks.into_iter().map(fence).collect())
+}
+
+fn of_http(file: &Path, server: &HttpConfig) -> Result<Vec<Fence>, Failure> {
+    let reply = ask_http(file, server, &Question::Fences)?;
+    let Reply::Fences(lanes) = reply else {
+        return Err(unexpected(reply));
+    };
+    let fence = |lane: http::control::Lane| Fence {
+        lock: lane.lock,
+        token: lane.token,
+        drained: Some(lane.doubts == 0),
+        sessions: Some((
+            i64::from(lane.unanswered),
+            i64::try_from(lane.doubts).unwrap_or(0),
+        )),
+    };
+    Ok(lanes.into_iter().map(fence).collect())
+}
+
+/// Tells a gateway that nothing in doubt will take effect any more.
+pub(super) fn settle(file: &Path, lock: Option<String>) -> Result<(), Failure> {
+    let Upstream::Http(server) = Config::load(file)?.upstream else {
+        return Err(Failure {
+            code: CONFIG,
+            message: format!("{}: only a gateway with [http] has doubts", file.display()),
+        });
+    };
+    match ask_http(file, &server, &Question::Settle(lock))? {
+        Reply::Settled(ended) => {
+            println!("{ended} doubts ended");
+            Ok(())
+        }
+        other => Err(unexpected(other)),
+    }
+}
+
+fn ask_http(file: &Path, server: &HttpConfig, question: &Question) -> Result<Reply, Failure> {
+    let Some(control) = &server.control else {
+        return Err(Failure {
+            code: CONFIG,
+            message: format!(
+                "{}: set http.control to a path for a socket: only the gateway that runs knows",
+                file.display()
+            ),
+        });
+    };
+    let asked = runtime()?.block_on(http::control::ask(control, question));
+    asked.map_err(unreachable)
+}
+
+fn unexpected(reply: Reply) -> Failure {
+    unreachable(match reply {
+        Reply::Standby => "that gateway is not the active one: ask the one that is".to_owned(),
+        Reply::Wrong(what) => what,
+        Reply::Fences(_) | Reply::Settled(_) => "the gateway is of another version".to_owned(),
+    })
 }
 
 fn print_json(out: &mut impl Write, fences: &[Fence]) -> std::io::Result<()> {

@@ -4,6 +4,7 @@
 //! Here is what every gateway has; each kind of upstream has a file for its own section and its
 //! guard rules, and `server` has what the sections of servers have in common.
 
+mod http;
 mod mysql;
 mod postgres;
 mod redis;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use self::http::HttpConfig;
 pub use self::mysql::MysqlConfig;
 pub use self::postgres::{FenceMode, PoolerConfig, PostgresConfig};
 pub use self::redis::{RedisConfig, RedisUser};
@@ -52,6 +54,9 @@ pub enum Policy {
     /// They are refused.
     #[default]
     Require,
+    /// They are passed on and logged, to see beforehand who would be refused. Only with
+    /// [`Upstream::Http`]: what a database enforces cannot be tried out.
+    Observe,
 }
 
 /// A certificate chain and its key, PEM files.
@@ -74,6 +79,8 @@ pub enum Upstream {
     Redis(RedisConfig),
     /// The embedded key-value store.
     Store(StoreConfig),
+    /// An HTTP server that cannot compare tokens.
+    Http(HttpConfig),
 }
 
 /// A configuration that cannot be used.
@@ -153,6 +160,7 @@ struct Raw {
     mysql: Option<mysql::Raw>,
     redis: Option<redis::Raw>,
     store: Option<store::Raw>,
+    http: Option<http::Raw>,
     #[serde(default)]
     guard: Vec<RawGuard>,
     cell: RawCell,
@@ -171,6 +179,7 @@ struct RawGuard {
     table: Option<String>,
     key: Option<String>,
     keys: Option<OneOrMore>,
+    path: Option<String>,
     lock: String,
 }
 
@@ -219,16 +228,32 @@ impl Raw {
             return wrong("guard", format!("more than {GUARD_RULES_MAX} rules"));
         }
         let guards = &self.guard;
-        let upstream = match (self.postgres, self.mysql, self.redis, self.store) {
-            (Some(postgres), None, None, None) => Upstream::Postgres(postgres.check(dir, guards)?),
-            (None, Some(mysql), None, None) => Upstream::Mysql(mysql.check(dir, guards)?),
-            (None, None, Some(redis), None) => Upstream::Redis(redis.check(dir, guards)?),
-            (None, None, None, Some(store)) => Upstream::Store(store.check(dir, guards)?),
-            _ => {
-                let reason = "give exactly one of [postgres], [mysql], [redis] and [store]";
-                return wrong("postgres", reason);
-            }
+        let upstreams = [
+            self.postgres
+                .map(|raw| raw.check(dir, guards).map(Upstream::Postgres)),
+            self.mysql
+                .map(|raw| raw.check(dir, guards).map(Upstream::Mysql)),
+            self.redis
+                .map(|raw| raw.check(dir, guards).map(Upstream::Redis)),
+            self.store
+                .map(|raw| raw.check(dir, guards).map(Upstream::Store)),
+            self.http
+                .map(|raw| raw.check(dir, guards).map(Upstream::Http)),
+        ];
+        let mut given = upstreams.into_iter().flatten();
+        let (Some(upstream), None) = (given.next(), given.next()) else {
+            let reason = "give exactly one of [postgres], [mysql], [redis], [store] and [http]";
+            return wrong("postgres", reason);
         };
+        let upstream = upstream?;
+        if !matches!(upstream, Upstream::Http(_)) {
+            if self.policy == Policy::Observe {
+                return wrong("policy", "\"observe\" is there with [http] only");
+            }
+            if guards.iter().any(|guard| guard.path.is_some()) {
+                return wrong("guard", "`path` is there with [http] only");
+            }
+        }
         let handshake_timeout = match self.handshake_timeout.as_deref().map(str::parse) {
             None => HANDSHAKE_TIMEOUT_DEFAULT,
             Some(Ok(time)) => humantime::Duration::into(time),

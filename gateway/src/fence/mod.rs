@@ -3,6 +3,7 @@
 //! Pure: no sockets, no clock, no runtime. Time-outs, the database and the cell are inputs.
 
 pub mod admission;
+pub mod order;
 pub mod refusal;
 pub mod set;
 

@@ -16,7 +16,7 @@ pub struct Shown {
 
 /// The tickets of a session. A session carries all of them or none: it may write only while
 /// every one of them is current.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TicketSet(Vec<Shown>);
 
 impl TicketSet {

@@ -1,16 +1,13 @@
 //! HTTP in front of the store: connections, limits, routes. Decides nothing about tokens.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, header};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use lockd_origin::TICKET_HEADER;
 use lockd_protocol::ticket::Verifier;
 use rustls::ServerConfig;
 use serde_json::json;
@@ -23,15 +20,10 @@ use super::key;
 use super::problem::NotDone;
 use crate::fence::refusal::Refusal;
 use crate::fence::set::TicketSet;
-use crate::limits::{
-    HTTP_BODY_TIMEOUT, HTTP_BUFFER_BYTES, HTTP_HEADER_TIMEOUT, HTTP_HEADERS_MAX, VALUE_BYTES_MAX,
-};
-use crate::net::accept;
+use crate::limits::{HTTP_BODY_TIMEOUT, VALUE_BYTES_MAX};
+use crate::net::{accept, h1};
 use crate::rules::KeyRules;
 use crate::tickets;
-
-/// The header that carries tickets, several separated by spaces.
-pub const TICKET_HEADER: &str = "fencing-token";
 
 type Answer = Response<Full<Bytes>>;
 
@@ -72,20 +64,11 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>, tls: Option<Arc
 }
 
 async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, service: Arc<Service>) {
-    let answer = service_fn(|request| {
+    h1::serve(stream, |request| {
         let service = Arc::clone(&service);
-        async move { Ok::<_, Infallible>(service.answer(request).await) }
-    });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HTTP_HEADER_TIMEOUT)
-        .max_headers(HTTP_HEADERS_MAX)
-        .max_buf_size(HTTP_BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), answer)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection ended");
-    }
+        async move { service.answer(request).await }
+    })
+    .await;
 }
 
 impl Service {

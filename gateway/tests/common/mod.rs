@@ -5,6 +5,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod flood;
+pub mod http;
 pub mod mysql;
 pub mod mysql_raw;
 pub mod pgbouncer;
@@ -116,7 +117,7 @@ pub struct Bed {
 /// A gateway in this process.
 pub struct Running {
     pub address: SocketAddr,
-    task: JoinHandle<()>,
+    pub task: JoinHandle<()>,
 }
 
 impl Drop for Running {

@@ -5,8 +5,8 @@
 //! end of its transaction and an advance waits for those locks; and *atomic*, as in Redis, where
 //! commands take effect one at a time and an advance takes the rights of those below at once.
 //!
-//! Among rows a backend may be *told*, as in PostgreSQL's transaction mode: nothing is registered for
-//! it, and its writes find and lock what is registered for everybody with such a ticket.
+//! Among rows a backend may be *told*, as in PostgreSQL's transaction mode: nothing is registered
+//! for it, and its writes find and lock what is registered for everybody with such a ticket.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -483,8 +483,8 @@ impl Database {
         }
     }
 
-    /// Whether these tickets are the highest that the fence knows. Raising the floor ends what may be
-    /// written under by who is told it; a backend's own registrations stay until somebody is newer.
+    /// Whether these tickets are the highest that the fence knows. Raising the floor ends what may
+    /// be written under by who is told it; a backend's own rows stay until somebody is newer.
     pub(crate) fn are_newest(&self, tickets: Tickets, told: bool) -> bool {
         let floor = if told { self.floor } else { 0 };
         shown(tickets).all(|(lock, token)| self.marks[lock].token.max(floor) <= token)

@@ -16,7 +16,7 @@ use crate::driver::lockd::{LockdDriver, LockdOptions};
 use crate::driver::zookeeper::{Scheme, ZookeeperDriver};
 use crate::driver::{Driver, Released, Start, Trouble};
 use crate::run;
-use crate::run::workload::{self, Plan, Shape, Shared, Workload};
+use crate::run::workload::{self, Plan, Shared, Workload};
 use group::Group;
 use report::{Failovers, Row};
 
@@ -137,12 +137,11 @@ async fn trials<D: Driver + 'static>(
         grants: Rc::clone(&grants),
     };
     let drivers: Vec<Timed<D>> = drivers.into_iter().map(timed).collect();
-    let prefix = format!("loadtest/{}/{}", std::process::id(), row.loss.name());
     let shared = Shared::new(Plan {
         workload: Workload::Uncontended,
-        shape: Shape::default(),
+        shape: arguments.shape,
         clients,
-        prefix,
+        prefix: format!("loadtest/{}/{}", std::process::id(), row.loss.name()),
         hold: arguments.hold,
         rate: None,
     });

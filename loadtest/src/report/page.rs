@@ -101,14 +101,14 @@ fn verdict(results: &Results) -> Markup {
         }
         @if saturated > 0 {
             p.warn {
-                "In " (count(saturated, "round")) " the load generator itself was saturated: their figures \
-                 are its own."
+                "In " (count(saturated, "round")) " the load generator itself was saturated: their \
+                 figures are its own."
             }
         }
         @if busiest > 0.3 {
             p.warn {
-                (format!("{busiest:.2}")) " cores were busy with other work: above 0.3, the figures \
-                 say little."
+                (format!("{busiest:.2}")) " cores were busy with other work: above 0.3, the \
+                 figures say little."
             }
         }
         @for (key, why) in &results.missing { p.warn { (key) ": not measured: " (why) } }
@@ -311,8 +311,8 @@ fn reading() -> Markup {
             h2 { "How to read this" }
             p {
                 b { "Closed loop: " }
-                "each client asks again when it has given its lock back, so a slow service is asked \
-                 less often. Throughput is what so many clients get. "
+                "each client asks again when it has given its lock back, so a slow service is \
+                 asked less often. Throughput is what so many clients get. "
                 b { "Open loop: " }
                 "requests are due by a schedule, and their latency counts from when they were due, \
                  also if they had to wait for a client."

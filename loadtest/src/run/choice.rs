@@ -34,7 +34,8 @@ pub enum Workload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
 pub struct Shape {
     /// How many locks `zipf` and `multi-lock` choose from.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(3..=1_000_000))]
+    #[arg(long, default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(3..=1_000_000))]
     pub locks: u32,
     /// Permits of the semaphore of `semaphore`.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100_000))]

@@ -194,7 +194,8 @@ mod tests {
                 "lock 0: no order of its operations explains their answers",
                 "  after 1 of them it is held by client 0 under token 1,",
                 "  and none of these can be next:",
-                "    0.002000 s to 0.003000 s  client 1 (session 2) acquires: granted under token 2",
+                "    0.002000 s to 0.003000 s  client 1 (session 2) acquires: \
+                 granted under token 2",
             ]
         );
     }

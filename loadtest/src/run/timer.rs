@@ -12,8 +12,8 @@ use tokio::net::unix::pipe::Receiver;
 
 /// Wakes one task at a time it is told.
 ///
-/// The runtime has no type for a timer of the kernel's that takes no `unsafe`. Like a pipe it can be
-/// read when there is something to be read, and that is all that is asked of it.
+/// The runtime has no type for a timer of the kernel's that takes no `unsafe`. Like a pipe it can
+/// be read when there is something to be read, and that is all that is asked of it.
 pub struct Timer(Receiver);
 
 impl Timer {

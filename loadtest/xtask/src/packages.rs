@@ -23,6 +23,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
     // ZooKeeper is its jars and a virtual machine; its own package would bring a desktop's as well.
     ("default-jre-headless", &["java"]),
     ("libzookeeper-java", &["zookeeper.jar"]),
+    // A server that knows nothing of tokens, with WebDAV.
+    ("nginx", &["nginx"]),
     // With it the tests have a running node's calls to the kernel fail or hang.
     ("strace", &["strace"]),
     // With it the tests move a node's wall clock.
@@ -36,9 +38,10 @@ const DEBIAN_VERSIONS: &str = "/usr/lib/postgresql";
 const CLUSTER_SETTINGS: &str = "/etc/postgresql-common/createcluster.conf";
 
 /// A link to nowhere in these places tells systemd not to start the packages' servers.
-const UNITS: [&str; 4] = [
+const UNITS: [&str; 5] = [
     "/etc/systemd/system/pgbouncer.service",
     "/etc/systemd/system/etcd.service",
+    "/etc/systemd/system/nginx.service",
     "/etc/systemd/system/redis-server.service",
     "/etc/systemd/system/mariadb.service",
 ];

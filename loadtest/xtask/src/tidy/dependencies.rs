@@ -31,7 +31,11 @@ const ALLOWED: &[Allowed] = &[
         "lockd-testkit",
         &["paxos", "lockd-protocol", "lockd-client", "lockd"],
     ),
-    allowed("gateway", &["lockd-protocol", "lockd-client", "lockd"]),
+    allowed("lockd-origin", &["lockd-protocol"]),
+    allowed(
+        "gateway",
+        &["lockd-protocol", "lockd-client", "lockd", "lockd-origin"],
+    ),
     allowed(
         "loadtest",
         &[
