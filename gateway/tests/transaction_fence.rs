@@ -512,8 +512,22 @@ async fn the_fence_is_checked_and_installed_again_under_a_gateway_that_serves() 
         panic!("a pooler that is not there is no problem")
     };
     assert!(unreachable.what.contains("pooler"), "{unreachable:?}");
-    // What an earlier version has installed is not taken for this one's.
     let admin = bed.admin().await;
+    let nosy = "create role nosy login in role pg_write_all_data";
+    admin.batch_execute(nosy).await.unwrap();
+    let findings = check::check(&config).await.unwrap();
+    let noted = findings
+        .iter()
+        .find(|finding| finding.what.contains("nosy"));
+    let remedy = noted.and_then(|finding| finding.remedy.as_deref());
+    assert_eq!(remedy, Some("revoke pg_write_all_data from nosy;"));
+    admin.batch_execute(remedy.unwrap()).await.unwrap();
+    let findings = check::check(&config).await.unwrap();
+    assert!(
+        !findings.iter().any(|finding| finding.what.contains("nosy")),
+        "{findings:#?}"
+    );
+    // What an earlier version has installed is not taken for this one's.
     let older = "comment on schema fence is 'lockd fence, version 1'";
     admin.batch_execute(older).await.unwrap();
     config.pooler = None;

@@ -79,6 +79,13 @@ pub async fn check(config: &PostgresConfig) -> Result<Vec<Finding>, CheckError> 
     Ok(checked.findings)
 }
 
+/// Roles that log in and, as members of another one, may write what the fence keeps.
+const WRITERS_OF_THE_FENCE: &str = "select quote_ident(r.rolname), quote_ident(g.rolname)
+    from pg_roles r, pg_roles g
+   where r.rolcanlogin and not r.rolsuper and g.rolname in ('pg_write_all_data', 'fence_owner')
+     and pg_has_role(r.oid, g.oid, 'member')
+   order by 1, 2";
+
 struct Checked {
     client: Client,
     findings: Vec<Finding>,
@@ -282,6 +289,13 @@ impl Checked {
             self.note(
                 format!("superusers can switch the fence off: {superusers}"),
                 None,
+            );
+        }
+        for row in &self.rows(WRITERS_OF_THE_FENCE, &[]).await? {
+            let (role, through): (&str, &str) = (column(row, 0)?, column(row, 1)?);
+            self.note(
+                format!("{role} can write the tables of the fence itself, by way of {through}"),
+                Some(format!("revoke {through} from {role};")),
             );
         }
         Ok(())
