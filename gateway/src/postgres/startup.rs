@@ -267,22 +267,24 @@ fn without_tickets(options: &str) -> (String, Vec<String>) {
         (name == SETTING).then(|| value.to_owned())
     };
     let (mut kept, mut tickets): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
-    let mut words = words.into_iter().peekable();
+    let mut words = words.into_iter();
     while let Some((written, meant)) = words.next() {
+        // It takes the next word, whatever that is.
+        if meant == "-c"
+            && let Some((argument, setting)) = words.next()
+        {
+            match ticket(&setting) {
+                Some(shown) => tickets.push(shown),
+                None => kept.extend([written, argument]),
+            }
+            continue;
+        }
         let attached = meant
             .strip_prefix("-c")
             .or_else(|| meant.strip_prefix("--"));
-        let behind = words
-            .peek()
-            .filter(|_| meant == "-c")
-            .and_then(|(_, next)| ticket(next));
-        if let Some(shown) = behind {
-            tickets.push(shown);
-            words.next();
-        } else if let Some(shown) = attached.and_then(ticket) {
-            tickets.push(shown);
-        } else {
-            kept.push(written);
+        match attached.and_then(ticket) {
+            Some(shown) => tickets.push(shown),
+            None => kept.push(written),
         }
     }
     (kept.join(" "), tickets)
@@ -317,6 +319,12 @@ mod tests {
             ),
             ("-c x=fence.ticket=1", "-c x=fence.ticket=1", None),
             ("-c", "-c", None),
+            // The second -c is the first one's argument, and must not become an option.
+            (
+                "-c -c fence.ticket=a fence.ticket=b",
+                "-c -c fence.ticket=a fence.ticket=b",
+                None,
+            ),
             ("", "", None),
         ] {
             let startup = parse(&[("user", "u"), ("options", options)]);
